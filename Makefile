@@ -1,0 +1,60 @@
+# make report · make test: all that a fresh machine with Python 3.11+ and make needs. `make help` lists the rest.
+
+PYTHON ?= python3
+PRESET ?= quick
+ONLY ?=
+P ?=
+PYTEST_ARGS ?=
+LAB_ARGS ?=
+
+EXTRAS := notebooks,report,test
+BIN := .venv/bin
+STAMP := .venv/.installed
+NOTEBOOKS = $(wildcard notebooks/*.ipynb)
+
+# Idle threads that spin slow every other process down; both are read when torch is loaded.
+export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 0
+# This venv's kernel, never one of the same name in the home folder.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+quote = '$(subst ','\'',$(1))'
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help report paper test test-fast lab check clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRESET=quick ONLY="03_hybrid" P="image=coffee size=96"]
+	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))
+
+paper: override PRESET = paper
+paper: report ## the same at the settings of the committed report (under 90 minutes, resumes)
+
+test: $(STAMP) ## every test [PYTEST_ARGS="-k schedules"]
+	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+
+test-fast: $(STAMP) ## every test but the slow ones
+	$(BIN)/python -m pytest tests -m "not slow" $(PYTEST_ARGS)
+
+lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-browser"]
+	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+
+check: $(STAMP) ## lint, format, types, and that notebooks carry no outputs
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy dipddpm_lib report/build.py
+	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
+
+clean: ## remove what was built: the venv, executed notebooks, caches; stored results stay
+	rm -rf .venv report/executed report/build .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' || { \
+	  echo "Python 3.11 to 3.14 is needed; $(PYTHON) is: $$($(PYTHON) --version 2>&1). Name another: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
+	@touch $@

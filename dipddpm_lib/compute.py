@@ -1,0 +1,155 @@
+"""Where and in which precision things are computed: decided once, printed in every record."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .types import require
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """One decision. Networks run in `dtype` under autocast; everything else stays float32 or float64."""
+
+    device: str
+    dtype: str
+    channels_last: bool
+    threads: int
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def autocast(self) -> Any:
+        """Context in which a network is called."""
+        if self.dtype == "float32":
+            return nullcontext()
+        return torch.autocast(self.device, DTYPES[self.dtype])
+
+    def float32(self) -> Compute:
+        """The same place in plain float32: the yardstick."""
+        return Compute(self.device, "float32", False, self.threads)
+
+
+def _multiplies_bf16() -> bool:
+    """Does the processor have instructions for bf16 products (AMX or avx512_bf16)?
+
+    ATen's capability variable is honoured, so an older processor can be imitated.
+    """
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+    wide = "AVX512" in torch.backends.cpu.get_cpu_capability()
+    return wide and ("amx_bf16" in flags or "avx512_bf16" in flags)
+
+
+def available_cores() -> int:
+    """Cores that this process may use: more threads than this run ten times slower, not faster."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        return os.cpu_count() or 1
+
+
+@functools.cache
+def default() -> Compute:
+    """The decision for this machine; DIPDDPM_DEVICE, DIPDDPM_DTYPE and DIPDDPM_THREADS override it."""
+    device = os.environ.get("DIPDDPM_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    fast = device == "cuda" or _multiplies_bf16()
+    dtype = os.environ.get("DIPDDPM_DTYPE") or ("bfloat16" if fast else "float32")
+    require(dtype in DTYPES, f"DIPDDPM_DTYPE: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    asked = os.environ.get("DIPDDPM_THREADS") or os.environ.get("OMP_NUM_THREADS") or str(available_cores())
+    require(asked.isdecimal() and int(asked) > 0, f"DIPDDPM_THREADS: expected a whole number above 0, got {asked!r}")
+    threads = min(int(asked), available_cores())
+    torch.set_num_threads(threads)
+    return Compute(device, dtype, dtype == "bfloat16", threads)
+
+
+def generator(seed: int, stream: str) -> torch.Generator:
+    """A generator of its own for each (seed, stream), so that no draw in one place shifts another's.
+
+    It lives on the CPU whatever the device: the same seed gives the same draws everywhere.
+    """
+    digest = hashlib.sha256(f"{seed}/{stream}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+
+
+def machine() -> dict[str, Any]:
+    """What a record says of the machine."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    if default().device == "cuda":
+        model = torch.cuda.get_device_name()
+    return {"processor": model, "cores": available_cores(), "system": platform.system(), **asdict(default())}
+
+
+def versions() -> dict[str, str]:
+    import numpy
+    import skimage
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "numpy": numpy.__version__,
+        "scikit-image": skimage.__version__,
+    }
+
+
+class Peak:
+    """Peak memory of a stretch of work, in bytes above its start; read `.bytes` afterwards."""
+
+    bytes: int = 0
+
+
+def _status(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Measure peak memory: CUDA's own count there; on Linux the kernel's high-water mark, reset first.
+
+    Elsewhere the high-water mark of the process's life is all there is, and a stretch that stays below it reads 0.
+    """
+    peak = Peak()
+    if default().device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield peak
+        peak.bytes = torch.cuda.max_memory_allocated() - before
+        return
+    try:
+        # freed blocks that the allocator keeps would hide the next run's needs
+        ctypes.CDLL(None).malloc_trim(0)
+        before = _status("VmRSS")
+        Path("/proc/self/clear_refs").write_text("5")
+        yield peak
+        peak.bytes = max(0, _status("VmHWM") - before)
+    except (OSError, AttributeError):
+        scale = 1 if sys.platform == "darwin" else 1024
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        yield peak
+        peak.bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * scale

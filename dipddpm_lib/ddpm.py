@@ -1,0 +1,244 @@
+"""Denoising diffusion: training the denoiser, and the reverse process from any t."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from . import compute
+from .networks import DenoisingUNet, build
+from .schedules import NoiseSchedule, SpacingKind, spacing
+from .types import Denoiser, Image, Measurement, Step, require
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a denoiser is trained.
+
+    channels: widths of the U-Net, finest scale first
+    crop:     side of the training crops in pixels; None trains on whole images (all of one size)
+    flips:    mirror and turn the crops; colours: permute their channels, half of the time
+    gamma:    of min-SNR weighting (Hang et al. 2023)
+    ema:      decay of the averaged weights, reached from 1/2 upwards by (1 + n)/(10 + n)
+    """
+
+    channels: tuple[int, ...] = (32, 64, 64)
+    crop: int | None = None
+    batch: int = 4
+    steps: int = 600
+    lr: float = 1e-3
+    warmup: int = 50
+    gamma: float = 5.0
+    ema: float = 0.99
+    flips: bool = False
+    colours: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, f"steps of training: expected 1 or more, got {self.steps}")
+        require(self.batch >= 1, f"batch: expected 1 or more, got {self.batch}")
+        require(0 <= self.ema < 1, f"ema: expected a decay in [0, 1), got {self.ema}")
+        require(
+            len(self.channels) > 0 and all(c % 8 == 0 and c > 0 for c in self.channels),
+            f"channels: expected multiples of 8 (for GroupNorm), got {self.channels}",
+        )
+
+    @classmethod
+    def bundled(cls, steps: int = 6000) -> TrainConfig:
+        """The shipped priors: crops of many photographs."""
+        return cls(
+            channels=(48, 96, 128, 128),
+            crop=64,
+            batch=16,
+            steps=steps,
+            lr=8e-4,
+            warmup=200,
+            ema=0.998,
+            flips=True,
+            colours=True,
+        )
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """One step of training; `denoiser` holds the averaged weights and changes with the next step."""
+
+    index: int
+    loss: float
+    denoiser: DenoisingUNet
+
+
+def _crops(images: Sequence[Image], config: TrainConfig, generator: torch.Generator) -> Tensor:
+    """A batch of random crops; every image of the sequence is equally likely."""
+    out = []
+    for _ in range(config.batch):
+        image = images[int(torch.randint(len(images), (), generator=generator))][0]
+        if config.crop is not None:
+            rows, columns = (
+                int(torch.randint(n - config.crop + 1, (), generator=generator)) for n in image.shape[-2:]
+            )
+            image = image[:, rows : rows + config.crop, columns : columns + config.crop]
+        if config.flips:
+            flip, turn = torch.rand(2, generator=generator).tolist()
+            image = image.flip(-1) if flip < 0.5 else image
+            # photographs have an up and a down: turn only a quarter of them
+            image = torch.rot90(image, 1 + int(turn * 12) % 3, (-2, -1)) if turn < 0.25 else image
+        if config.colours and torch.rand((), generator=generator) < 0.5:
+            image = image[torch.randperm(3, generator=generator)]
+        out.append(image)
+    return torch.stack(out)
+
+
+def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generator) -> Iterator[TrainStep]:
+    """Fit v_θ to `images`; the last step's `denoiser` is the result.
+
+    v-prediction (Salimans and Ho 2022), noise levels of the continuous cosine schedule, stratified over the batch,
+    min-SNR weighting min(SNR, γ)/(SNR + 1) (Hang et al. 2023), Adam with a cosine decay, averaged weights.
+    """
+    require(len(images) > 0, "train: expected at least one image, got none")
+    sides = [min(image.shape[-2:]) for image in images]
+    require(
+        config.crop is None or min(sides) >= config.crop,
+        f"crop: expected at most {min(sides)}, the smallest side of the images, got {config.crop}",
+    )
+    require(
+        config.crop is not None or len({image.shape for image in images}) == 1,
+        "train: images of different sizes need a crop; set TrainConfig.crop",
+    )
+    where = compute.default()
+    network = build(DenoisingUNet, generator, where.device, channels=config.channels)
+    network = network.to(memory_format=where.memory_format)
+    averaged = copy.deepcopy(network).requires_grad_(False)
+    optimiser = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.99), fused=True)
+    for index in range(config.steps):
+        x0 = _crops(images, config, generator)
+        u = (torch.arange(config.batch) + torch.rand((), generator=generator)) / config.batch % 1
+        # σ = tan(πu/2) is the cosine schedule's in the limit of many steps
+        sigma = torch.tan(u.clamp(0.002, 0.998) * math.pi / 2)
+        noise = torch.randn(x0.shape, generator=generator)
+        alpha = (1 + sigma**2).rsqrt()[:, None, None, None]
+        x_t = alpha * x0 + (1 - alpha**2).sqrt() * noise
+        v = alpha * noise - (1 - alpha**2).sqrt() * x0
+        weight = (config.gamma * sigma**2).clamp(max=1) / (1 + sigma**2)
+
+        rate = min(1.0, (index + 1) / config.warmup)
+        rate *= 0.02 + 0.98 * (1 + math.cos(math.pi * index / config.steps)) / 2
+        for group in optimiser.param_groups:
+            group["lr"] = config.lr * rate
+        x_t = x_t.to(where.device, memory_format=where.memory_format)
+        with where.autocast():
+            v_hat = network.v(x_t, sigma.to(where.device))
+        error = F.mse_loss(v_hat, v.to(where.device), reduction="none").mean((1, 2, 3))
+        loss = (weight.to(where.device) * error).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        decay = min(config.ema, (1 + index) / (10 + index))
+        torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
+        yield TrainStep(index, loss.item(), averaged)
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How the reverse process runs.
+
+    solver:  "ddim": x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z with σ from eta (Song et al. 2021, eq. 12 and 16):
+             eta = 1 over all T steps is DDPM's ancestral sampler, eta = 0 is DDIM;
+             "dpmpp_2m": DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), deterministic
+    clip:    keep x̂_0 in [−1, 1]
+    lam:     weight λ of the prior in data consistency: ρ = λσ_y²/σ_t² (DiffPIR, Zhu et al. 2023, eq. 13)
+    """
+
+    steps: int = 20
+    spacing: SpacingKind = "uniform"
+    solver: Literal["ddim", "dpmpp_2m"] = "ddim"
+    eta: float = 0.0
+    clip: bool = True
+    lam: float = 7.0
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, f"steps: expected 1 or more, got {self.steps}")
+        require(0 <= self.eta <= 1, f"eta: expected a number in [0, 1], got {self.eta}")
+        require(self.solver in ("ddim", "dpmpp_2m"), f"solver: expected ddim or dpmpp_2m, got {self.solver!r}")
+        require(
+            self.solver == "ddim" or self.eta == 0, f"dpmpp_2m is deterministic: expected eta = 0, got {self.eta}"
+        )
+
+    @classmethod
+    def ancestral(cls, T: int) -> SampleConfig:
+        """Ho et al. 2020, algorithm 2, with the smaller of the two variances (β̃)."""
+        return cls(steps=T, spacing="uniform", eta=1.0)
+
+
+# a measurement said to be free of noise is still trusted no further than its 8-bit rounding
+SIGMA_FLOOR = 2 / 255 / math.sqrt(12)
+
+
+def sample(
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    x_t: Image,
+    t_start: int,
+    config: SampleConfig,
+    generator: torch.Generator,
+    measurement: Measurement | None = None,
+) -> Iterator[Step]:
+    """The reverse process from x_t at t_start down to 0.
+
+    With a measurement, every x̂_0 is first moved to agree with it: x̂_0 ← prox(x̂_0, y, ρ) (DiffPIR, algorithm 1).
+    Yields a step per call of the denoiser: x_t is the state it ends in, x0_hat the estimate that led there.
+    The last step's x_t and x0_hat are the result. t_start = 0 yields x_t as it is.
+    """
+    ts = spacing(schedule, t_start, config.steps, config.spacing)
+    if t_start == 0:
+        yield Step(0, 0, x_t, x_t)
+        return
+    where = compute.default()
+    previous: tuple[float, Image] | None = None  # DPM-Solver++'s memory: log SNR/2 and x̂_0 one step before
+    x_t = x_t.float().to(where.device)
+    for index, (t, s) in enumerate(zip(ts[:-1], ts[1:], strict=True)):
+        a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
+        sigma_t = schedule.sigma(t)
+        with torch.no_grad(), where.autocast():
+            x0_hat = denoiser(x_t.contiguous(memory_format=where.memory_format), sigma_t).float()
+        if measurement is not None:
+            rho = config.lam * max(measurement.sigma_y, SIGMA_FLOOR) ** 2 / sigma_t**2
+            x0_hat = measurement.operator.prox(x0_hat, measurement.y.to(x0_hat.device), rho)
+        if config.clip:
+            x0_hat = x0_hat.clamp(-1, 1)
+        if config.solver == "ddim":
+            x_t = _ddim(x_t, x0_hat, a_t, a_s, config.eta, generator)
+        else:
+            x_t, previous = _dpmpp_2m(x_t, x0_hat, a_t, a_s, previous)
+        yield Step(index, s, x_t, x0_hat)
+
+
+def _ddim(x_t: Image, x0_hat: Image, a_t: float, a_s: float, eta: float, generator: torch.Generator) -> Image:
+    eps = (x_t - math.sqrt(a_t) * x0_hat) / math.sqrt(1 - a_t)
+    variance = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
+    x_s = math.sqrt(a_s) * x0_hat + math.sqrt(max(0.0, 1 - a_s - variance)) * eps
+    if variance > 0:
+        x_s = x_s + math.sqrt(variance) * torch.randn(x_t.shape, generator=generator).to(x_t.device)
+    return x_s
+
+
+def _dpmpp_2m(
+    x_t: Image, x0_hat: Image, a_t: float, a_s: float, previous: tuple[float, Image] | None
+) -> tuple[Image, tuple[float, Image]]:
+    lambda_t = 0.5 * math.log(a_t / (1 - a_t))
+    if a_s == 1:  # the last step lands on x̂_0
+        return x0_hat, (lambda_t, x0_hat)
+    h = 0.5 * math.log(a_s / (1 - a_s)) - lambda_t
+    D = x0_hat
+    if previous is not None:
+        r = (lambda_t - previous[0]) / h
+        D = (1 + 1 / (2 * r)) * x0_hat - previous[1] / (2 * r)
+    x_s = math.sqrt((1 - a_s) / (1 - a_t)) * x_t - math.sqrt(a_s) * math.expm1(-h) * D
+    return x_s, (lambda_t, x0_hat)

@@ -1,0 +1,229 @@
+"""Deep Image Prior: a network fitted to one measurement, with a running average and a stop of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from . import compute
+from .networks import DeepDecoder, SkipNetwork, Upsampling, build, parameter_count
+from .types import Image, Measurement, Step, require
+
+
+@dataclass(frozen=True)
+class DIPConfig:
+    """How a network is fitted; `DIPConfig()` is `fast()`.
+
+    filters:    one width a scale, finest first; their number is the depth
+    skip:       channels of every skip connection, 0 for none
+    lean:       one convolution a scale on the way down, zero padding, SiLU (see `networks.SkipNetwork`)
+    jitter:     standard deviation of the noise added to the input z ~ U(0, 0.1) at every iteration
+    ema:        decay of the running average of outputs; its bias is corrected as Adam's is
+    stop:       "none": after all iterations;
+                "emv": at the least exponential moving variance of the outputs (Wang et al. 2023, §3.2);
+                "held_out": at the least error on measurements kept from the fit
+    held_out:   share of the measured entries kept from the fit; 0 keeps none
+    patience:   iterations without a new least before the fit stops
+    float32:    the plain precision, whatever `compute` chose
+    """
+
+    network: Literal["skip", "deep_decoder"] = "skip"
+    filters: tuple[int, ...] = (32, 64, 96, 128)
+    skip: int = 16
+    in_channels: int = 32
+    upsampling: Upsampling = "nearest"
+    lean: bool = True
+    lr: float = 0.01
+    iterations: int = 400
+    jitter: float = 0.005
+    ema: float = 0.97
+    stop: Literal["none", "emv", "held_out"] = "held_out"
+    held_out: float = 0.03
+    patience: int = 100
+    float32: bool = False
+
+    def __post_init__(self) -> None:
+        require(
+            len(self.filters) >= 1 and all(isinstance(c, int) and c >= 1 for c in self.filters),
+            f"filters: expected one whole number of 1 or more a scale, got {self.filters!r}",
+        )
+        require(self.iterations >= 1, f"iterations: expected 1 or more, got {self.iterations}")
+        require(self.lr > 0, f"lr: expected a rate above 0, got {self.lr}")
+        require(self.jitter >= 0, f"jitter: expected a standard deviation of 0 or more, got {self.jitter}")
+        require(0 <= self.ema < 1, f"ema: expected a decay in [0, 1), got {self.ema}")
+        require(0 <= self.held_out < 1, f"held_out: expected a share in [0, 1), got {self.held_out}")
+        require(self.network in ("skip", "deep_decoder"), f"network: expected skip or deep_decoder, got {self.network!r}")
+        require(self.stop in ("none", "emv", "held_out"), f"stop: expected none, emv or held_out, got {self.stop!r}")
+        require(
+            self.stop != "held_out" or self.held_out > 0,
+            "stop = held_out needs measurements to hold out: set held_out above 0, or stop = none",
+        )
+
+    @property
+    def depth(self) -> int:
+        return len(self.filters)
+
+    @classmethod
+    def fast(cls, iterations: int = 400) -> DIPConfig:
+        """Ours: light at full resolution, nearest upsampling, the machine's best precision, a stop of its own."""
+        return cls(iterations=iterations)
+
+    @classmethod
+    def published(cls, iterations: int = 1800) -> DIPConfig:
+        """The default network and optimiser of Ulyanov et al. 2018 (denoising), in float32: the yardstick."""
+        return cls(
+            filters=(128,) * 5,
+            skip=4,
+            upsampling="bilinear",
+            lean=False,
+            iterations=iterations,
+            jitter=1 / 30,
+            ema=0.99,
+            stop="none",
+            held_out=0.0,
+            float32=True,
+        )
+
+    @classmethod
+    def deep_decoder(cls, iterations: int = 1900) -> DIPConfig:
+        """Heckel and Hand 2019: 1×1 convolutions, 128 channels, five bilinear steps up, no jitter."""
+        return cls(
+            network="deep_decoder",
+            filters=(128,) * 5,
+            in_channels=128,
+            iterations=iterations,
+            jitter=0.0,
+            ema=0.99,
+            stop="none",
+            held_out=0.0,
+        )
+
+    @classmethod
+    def shaped(cls, depth: int, filters: int, iterations: int = 400) -> DIPConfig:
+        """`fast` with `depth` scales of `filters` channels each: the writeup's ablation 4.1."""
+        require(depth >= 1, f"depth: expected 1 or more, got {depth}")
+        return cls(filters=(filters,) * depth, iterations=iterations)
+
+
+@dataclass(frozen=True)
+class Fit(Step):
+    """A step of a DIP fit: x_t is the network's output, x0_hat the running average.
+
+    rmse_hat: the average's error estimated on held-out measurements, noise taken off, in units of [-1, 1]; None
+              without any. It sees only what A shows: exact in expectation for random masks and random-sign
+              transforms, too small where A hides what the fit got wrong.
+    """
+
+    rmse_hat: float | None = None
+
+
+def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generator) -> tuple[nn.Module, Tensor]:
+    """The untrained network and its fixed input z."""
+    height, width = size
+    device = compute.default().device
+    if config.network == "deep_decoder":
+        factor = 2**config.depth
+        net = build(DeepDecoder, generator, device, filters=config.filters, in_channels=config.in_channels)
+        shape = (1, config.in_channels, -(-height // factor), -(-width // factor))
+    else:
+        net = build(
+            SkipNetwork,
+            generator,
+            device,
+            filters=config.filters,
+            skip=(config.skip,) * config.depth,
+            in_channels=config.in_channels,
+            upsampling=config.upsampling,
+            lean=config.lean,
+        )
+        shape = (1, config.in_channels, height, width)
+    return net, (torch.rand(shape, generator=generator) / 10).to(device)
+
+
+def parameters(config: DIPConfig) -> int:
+    """How many weights the network of `config` has."""
+    return parameter_count(_network(config, (32, 32), torch.Generator())[0])
+
+
+def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Iterator[Fit]:
+    """min_θ ‖m ⊙ (A f_θ(z) − y)‖², m = 1 where y is fitted (Ulyanov et al. 2018, eq. 2); one `Fit` an iteration.
+
+    The last `Fit` holds the result: the running average at the stop's best moment.
+    """
+    where = compute.default().float32() if config.float32 else compute.default()
+    operator, y = measurement.operator, measurement.y.to(where.device)
+    height, width = measurement.image_size
+    network, z = _network(config, (height, width), generator)
+    network = network.to(memory_format=where.memory_format)
+    z = z.contiguous(memory_format=where.memory_format)
+
+    support = operator.support.to(y).expand(y.shape)
+    held = torch.rand(y.shape[2:4], generator=generator).to(y.device) < config.held_out
+    held = held.reshape(held.shape + (1,) * (y.ndim - 4)) & (support > 0)
+    fitted = support * ~held
+    require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
+
+    optimiser = torch.optim.Adam(network.parameters(), config.lr, fused=True)
+    watch = _Watch(config)
+    average = torch.zeros(1, 3, height, width, device=y.device)
+    for index in range(config.iterations):
+        jitter = torch.randn(z.shape, generator=generator).to(z) if config.jitter > 0 else torch.zeros(())
+        with where.autocast():
+            output = network(z + config.jitter * jitter)[..., :height, :width]
+        output = output.float()
+        loss = (fitted * (operator.A(output) - y) ** 2).sum() / fitted.sum()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+
+        output = output.detach().contiguous()
+        average = config.ema * average + (1 - config.ema) * output
+        x0_hat = average / (1 - config.ema ** (index + 1))
+        residual = _held_out_mse(operator.A(x0_hat) - y, held) if held.any() else None
+        rmse_hat = None if residual is None else max(0.0, residual - measurement.sigma_y**2) ** 0.5
+        fit = Fit(index, 0, output, x0_hat, rmse_hat)
+        if watch.over(fit, residual):
+            break
+        yield fit
+    yield Fit(index, 0, output, watch.best.x0_hat, watch.best.rmse_hat)
+
+
+def _held_out_mse(residual: Tensor, held: Tensor) -> float:
+    return float((residual**2)[held].mean())
+
+
+class _Watch:
+    """Remembers the best fit by the stop's own measure, and says when to stop."""
+
+    def __init__(self, config: DIPConfig):
+        self.config = config
+        self.best: Fit  # set by the first call of `over`
+        self.least = float("inf")
+        self.mean: Image | None = None
+        self.variance = 0.0
+
+    def over(self, fit: Fit, residual: float | None) -> bool:
+        """True once the least measure is `patience` iterations old."""
+        measure = -float(fit.index)  # without a stop the last fit is the best
+        if self.config.stop == "held_out" and residual is not None:
+            measure = residual
+        elif self.config.stop == "emv":
+            measure = self._moving_variance(fit)
+        if measure < self.least:
+            self.least, self.best = measure, fit
+        return fit.index - self.best.index >= self.config.patience
+
+    def _moving_variance(self, fit: Fit) -> float:
+        """EMV with α = 0.1: O(1) a step in place of a window (Wang et al. 2023, eq. 6 and 7)."""
+        alpha = 0.1
+        if self.mean is None:
+            self.mean = fit.x_t
+        step = fit.x_t - self.mean
+        self.mean = self.mean + alpha * step
+        self.variance = (1 - alpha) * (self.variance + alpha * float((step**2).mean()))
+        # the variance starts at 0 and must first see a few windows' worth of outputs
+        return self.variance if fit.index >= 5 / alpha else float("inf")

@@ -1,0 +1,450 @@
+"""A grid of cells → results: each cell is run once, timed whole, scored, and kept in the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import singledispatch
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import classical, compute, ddpm, dip, hybrid, images, metrics, operators, priors, store
+from .classical import ClassicalConfig
+from .ddpm import SampleConfig, TrainConfig
+from .dip import DIPConfig
+from .hybrid import HybridConfig
+from .networks import DenoisingUNet, build
+from .schedules import NoiseSchedule, ScheduleName, spacing
+from .types import Image, InputError, Measurement, Result, Step, require
+
+Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
+
+TRACE_POINTS = 40
+FRAMES = 12
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: which image, what is seen of it, which method, which seed.
+
+    task:  one of `operators.TASKS` (protocol B); None gives the clean target itself (protocol A)
+    prior: "single" trains on the target (`training`), "bundled" never saw it
+    label: what tables call it; the method's name where it is left empty
+    """
+
+    image: str
+    size: int
+    seed: int
+    config: Config
+    task: str | None = None
+    prior: Literal["single", "bundled"] = "bundled"
+    training: TrainConfig | None = None
+    schedule: ScheduleName = "cosine"
+    T: int = 1000
+    label: str = ""
+
+    @property
+    def method(self) -> str:
+        return METHOD[type(self.config)]
+
+    def check(self) -> None:
+        """Everything that can be refused before computing is refused here, as `InputError`."""
+        x_true = self.x_true()
+        self.measurement(x_true)
+        schedule = NoiseSchedule.named(self.schedule, self.T)
+        sample = self.config.sample if isinstance(self.config, HybridConfig) else self.config
+        if isinstance(sample, SampleConfig):
+            spacing(schedule, self.T, sample.steps, sample.spacing)
+            require(
+                self.prior == "bundled" or self.training is not None,
+                "prior: single needs a TrainConfig in `training`",
+            )
+            if self.prior == "bundled":
+                priors.fold_for(x_true)
+        if isinstance(self.config, HybridConfig) and self.config.t_start is not None:
+            schedule.check_t(self.config.t_start, "t_start")
+
+    def x_true(self) -> Image:
+        return images.load(self.image, self.size)
+
+    def measurement(self, x_true: Image) -> Measurement:
+        """y of this image, task and seed: the same for every method, so that comparisons are paired."""
+        if self.task is None:
+            return Measurement(x_true, operators.Identity(), 0.0)
+        draw = compute.generator(self.seed, f"measure/{self.task}")
+        operator, sigma_y = operators.task(self.task, *x_true.shape[-2:], draw)
+        return operators.measure(operator, x_true, sigma_y, draw)
+
+
+METHOD: dict[type, str] = {
+    DIPConfig: "DIP",
+    SampleConfig: "DDPM",
+    HybridConfig: "DIP+DDPM",
+    ClassicalConfig: "classical",
+}
+
+
+@dataclass
+class _Run:
+    """What a consumer of steps notes: the clock stands still while it scores."""
+
+    x_true: Image
+    every: int
+    keep: int
+    seconds: float = 0.0
+    trace: list[tuple[int, float, float, float]] = field(default_factory=list)
+    frames: list[Tensor] = field(default_factory=list)
+
+    def consume(self, steps: Iterator[Step]) -> Step:
+        count = -1
+        start = time.perf_counter()
+        step: Step | None = None
+        for step in steps:
+            self.seconds += time.perf_counter() - start
+            count += 1
+            if count % self.every == 0:
+                self._note(step)
+            if count % self.keep == 0:
+                self.frames.append(images.to_uint8(step.x0_hat))
+            start = time.perf_counter()
+        self.seconds += time.perf_counter() - start
+        assert step is not None  # every method yields at least once
+        if self.trace[-1][0] != step.index or count % self.every != 0:
+            self._note(step)
+        self.frames.append(images.to_uint8(step.x0_hat))
+        return step
+
+    def _note(self, step: Step) -> None:
+        x0_hat = step.x0_hat.to(self.x_true.device)
+        scores = metrics.psnr(x0_hat, self.x_true), metrics.ssim(x0_hat, self.x_true)
+        self.trace.append((step.index, self.seconds, *scores))
+
+
+@dataclass
+class _Outcome:
+    """What a method's run gives; `Result` adds the circumstances."""
+
+    x0_hat: Image
+    trace: list[tuple[int, float, float, float]]
+    frames: Tensor
+    seconds: dict[str, float]
+    evaluations: int = 0
+    memory: int = 0
+    extra: dict[str, float] = field(default_factory=dict)
+
+
+def _watched(x_true: Image, count: int, steps: Iterator[Step]) -> tuple[_Run, Step, int]:
+    run = _Run(x_true, max(1, count // TRACE_POINTS), max(1, count // FRAMES))
+    with compute.peak_memory() as peak:
+        last = run.consume(steps)
+    return run, last, peak.bytes
+
+
+@singledispatch
+def _execute(config: Config, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
+    raise InputError(f"config: expected one of {', '.join(METHOD.values())}, got {type(config).__name__}")
+
+
+@_execute.register
+def _(config: DIPConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
+    steps = dip.reconstruct(y, config, compute.generator(cell.seed, "dip"))
+    run, last, memory = _watched(x_true, config.iterations, steps)
+    assert isinstance(last, dip.Fit)
+    extra = {"iterations": float(last.index + 1), "parameters": float(dip.parameters(config))}
+    if last.rmse_hat is not None:
+        extra["rmse_hat"] = last.rmse_hat
+    return _Outcome(last.x0_hat, run.trace, torch.cat(run.frames), {"fit": run.seconds}, 0, memory, extra)
+
+
+@_execute.register
+def _(config: ClassicalConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
+    run, last, memory = _watched(x_true, 1, classical.reconstruct(y, config))
+    return _Outcome(last.x0_hat, run.trace, torch.cat(run.frames), {"classical": run.seconds}, 0, memory)
+
+
+@_execute.register
+def _(config: SampleConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
+    denoiser, training = prior_of(cell)
+    schedule = NoiseSchedule.named(cell.schedule, cell.T)
+    x_T = torch.randn(x_true.shape, generator=compute.generator(cell.seed, "x_T"))
+    draw = compute.generator(cell.seed, "sample")
+    data = None if cell.task is None else y
+    counted = _Counted(denoiser)
+    steps = ddpm.sample(counted, schedule, x_T, cell.T, config, draw, data)
+    run, last, memory = _watched(x_true, config.steps, steps)
+    extra = {"training_seconds": training, "t_start": float(cell.T)}
+    return _Outcome(last.x0_hat, run.trace, torch.cat(run.frames), {"sample": run.seconds}, counted.calls, memory, extra)
+
+
+@_execute.register
+def _(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
+    denoiser, training = prior_of(cell)
+    schedule = NoiseSchedule.named(cell.schedule, cell.T)
+    # the fit is a cell of its own: cells that differ in the second half alone share it, its seconds included
+    first = run(Cell(cell.image, cell.size, cell.seed, config.dip, cell.task))
+    fit = dip.Fit(int(first.extra["iterations"]) - 1, 0, first.x0_hat, first.x0_hat, first.extra.get("rmse_hat"))
+    t_start = hybrid.choose_t(fit, schedule, config)
+    draw = compute.generator(cell.seed, "sample")
+    counted = _Counted(denoiser)
+    steps = hybrid.denoise(fit, y, counted, schedule, config, draw)
+    watched, last, memory = _watched(x_true, config.sample.steps, steps)
+    seconds = {"fit": first.seconds["fit"], "sample": watched.seconds}
+    trace = first.trace + [(i, s + first.seconds["fit"], p, q) for i, s, p, q in watched.trace]
+    extra = {
+        "training_seconds": training,
+        "t_start": float(t_start),
+        "fit_psnr": first.psnr,
+        "fit_ssim": first.ssim,
+        "rmse": metrics.rmse_of(first.psnr),
+        **({"rmse_hat": fit.rmse_hat} if fit.rmse_hat is not None else {}),
+    }
+    frames = torch.cat([first.frames, *watched.frames])
+    return _Outcome(
+        last.x0_hat, trace, frames, seconds, counted.calls, max(memory, first.memory), extra
+    )
+
+
+class _Counted:
+    """A denoiser that counts its calls."""
+
+    def __init__(self, denoiser: Callable[..., Image]):
+        self.denoiser, self.calls = denoiser, 0
+
+    def __call__(self, x_t: Image, sigma: float | Tensor) -> Image:
+        self.calls += 1
+        return self.denoiser(x_t, sigma)
+
+
+def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
+    """The cell's denoiser, and the seconds that its training took."""
+    x_true = cell.x_true()
+    if cell.prior == "single":
+        assert cell.training is not None  # Cell.check
+        denoiser, losses, seconds = single_prior(x_true, cell.training)
+        return denoiser, seconds
+    fold = priors.fold_for(x_true)
+    return priors.load_fold(fold), float(priors.record(fold)["seconds"])
+
+
+def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[DenoisingUNet, list[float], float]:
+    """A denoiser trained on the target itself, its losses and its seconds; from the store where it is there."""
+    parameters = {"image": images.digest(x_true), "config": asdict(config), "seed": seed}
+    key = store.key("ddpm.train", parameters)
+    if (found := store.get(key)) is None:
+        start = time.perf_counter()
+        losses = []
+        for step in ddpm.train([x_true], config, compute.generator(seed, "train")):
+            losses.append(step.loss)
+        record = {"seconds": time.perf_counter() - start, "losses": losses, "parameters": parameters}
+        store.put(key, record, step.denoiser.state_dict())
+        found = record, step.denoiser.state_dict()
+    record, state = found
+    where = compute.default()
+    network = build(DenoisingUNet, torch.Generator(), channels=config.channels)
+    network.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
+    network = network.requires_grad_(False).to(where.device, memory_format=where.memory_format)
+    return network, record["losses"], record["seconds"]
+
+
+def run(cell: Cell) -> Result:
+    """The cell's result: from the store where it is there, else computed and stored."""
+    x_true = cell.x_true()
+    parameters = _parameters(cell, x_true)
+    key = store.key("experiment.run", parameters)
+    if (found := store.get(key)) is not None:
+        return _result(*found)
+    cell.check()
+    outcome = _execute(cell.config, cell, x_true, cell.measurement(x_true))
+    record = {
+        "config": parameters,
+        "seed": cell.seed,
+        "digest": parameters["digest"],
+        "trace": outcome.trace,
+        "seconds": outcome.seconds,
+        "evaluations": outcome.evaluations,
+        "memory": outcome.memory,
+        "machine": compute.machine(),
+        "versions": compute.versions(),
+        "extra": outcome.extra,
+    }
+    arrays = {"x0_hat": outcome.x0_hat.cpu().float(), "frames": outcome.frames}
+    store.put(key, record, arrays)
+    return _result(json.loads(json.dumps(record)), arrays)
+
+
+def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
+    """The cell as JSON values; the image by its content, labels left out. Only what the method reads counts."""
+    content = asdict(replace(cell, image="", label=""))
+    content |= {"digest": images.digest(x_true), "method": cell.method}
+    if not isinstance(cell.config, SampleConfig | HybridConfig):
+        for unread in ("prior", "training", "schedule", "T"):
+            content.pop(unread)
+    elif cell.prior == "bundled":
+        fold = priors.fold_for(x_true)
+        content["training"] = priors.weights_digest(fold)
+    return content
+
+
+def _result(record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Result:
+    fields = {name: record[name] for name in record if name != "trace"}
+    trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
+    return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
+
+
+class Results(Sequence[tuple[Cell, Result]]):
+    """Cells with their results, in the order of the cells."""
+
+    def __init__(self, pairs: Iterable[tuple[Cell, Result]]):
+        self._pairs = tuple(pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pairs[index]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def only(self, **wanted: Any) -> Results:
+        """Those whose cell has these values: `only(image="coffee", method="DIP")`."""
+        return Results(p for p in self if all(getattr(p[0], k) == v for k, v in wanted.items()))
+
+    def frame(self) -> pd.DataFrame:
+        """One tidy row a cell: what was asked, what came."""
+        rows = []
+        for cell, result in self:
+            config = {f"config.{k}": v for k, v in asdict(cell.config).items()}
+            rows.append(
+                {
+                    "image": cell.image,
+                    "size": cell.size,
+                    "seed": cell.seed,
+                    "task": cell.task,
+                    "method": cell.method,
+                    "label": cell.label or cell.method,
+                    "prior": cell.prior,
+                    "schedule": cell.schedule,
+                    "T": cell.T,
+                    "psnr": result.psnr,
+                    "ssim": result.ssim,
+                    "seconds": result.total_seconds,
+                    "seconds_fit": result.seconds.get("fit", 0.0),
+                    "seconds_sample": result.seconds.get("sample", 0.0),
+                    "evaluations": result.evaluations,
+                    "memory": result.memory,
+                    **result.extra,
+                    **config,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def sweep(cells: Iterable[Cell], client: Any = None, name: str = "") -> Results:
+    """Run every cell; all are checked before the first is computed, each is stored as it comes.
+
+    client: a dask.distributed Client to run them on; serial without one
+    name:   keep the list of these results as a collection, for `collected`
+    """
+    cells = tuple(cells)
+    for cell in cells:
+        cell.check()
+    if client is None:
+        found = [run(cell) for cell in _announced(cells, name)]
+    else:
+        found = client.gather(client.map(run, cells, pure=False))
+    if name:
+        _keep_collection(name, cells)
+    return Results(zip(cells, found, strict=True))
+
+
+def _announced(cells: Sequence[Cell], name: str) -> Iterator[Cell]:
+    """The cells with a terse line on stderr for each tenth of those that take long."""
+    start, told = time.perf_counter(), time.perf_counter()
+    for index, cell in enumerate(cells):
+        if time.perf_counter() - told > 20:
+            told = time.perf_counter()
+            left = (told - start) / index * (len(cells) - index)
+            print(f"{name or 'sweep'}: {index} of {len(cells)} cells, about {left:.0f} s left", file=sys.stderr)
+        yield cell
+
+
+def _collection_path(name: str) -> Any:
+    return store.folder() / "collections" / f"{name}.json"
+
+
+def _keep_collection(name: str, cells: Sequence[Cell]) -> None:
+    entries = []
+    for cell in cells:
+        key = store.key("experiment.run", _parameters(cell, cell.x_true()))
+        entries.append({"key": key, "cell": asdict(cell), "config": type(cell.config).__name__})
+    path = _collection_path(name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".tmp-{os.getpid()}")
+        scratch.write_text(json.dumps(entries))
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(f"store: cannot write to {path.parent} ({error.strerror or error})") from error
+
+
+def collected(name: str) -> Results:
+    """The results that `sweep(…, name=name)` last kept; empty where there are none."""
+    path = _collection_path(name)
+    if not path.exists():
+        return Results(())
+    pairs = []
+    for entry in json.loads(path.read_text()):
+        if (found := store.get(entry["key"])) is not None:
+            pairs.append((_cell(entry), _result(*found)))
+    return Results(pairs)
+
+
+def _cell(entry: Mapping[str, Any]) -> Cell:
+    """A cell from its JSON values."""
+    values = dict(entry["cell"])
+    kinds = {kind.__name__: kind for kind in METHOD}
+    values["config"] = _restored(kinds[entry["config"]], values["config"])
+    if values["training"] is not None:
+        values["training"] = _restored(TrainConfig, values["training"])
+    return Cell(**values)
+
+
+def _restored(kind: type, values: Mapping[str, Any]) -> Any:
+    """A configuration from JSON: lists were tuples, and a hybrid's parts are configurations themselves."""
+    inner = {"dip": DIPConfig, "sample": SampleConfig} if kind is HybridConfig else {}
+    return kind(
+        **{
+            k: _restored(inner[k], v) if k in inner else tuple(v) if isinstance(v, list) else v
+            for k, v in values.items()
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval over n values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+    """Percentile bootstrap of the mean; give paired differences for a paired comparison (Efron, Tibshirani 1993, §13).
+
+    With fewer than two values nothing can be said of the spread: low and high are NaN.
+    """
+    v = torch.tensor(list(values), dtype=torch.float64)
+    require(len(v) > 0, "interval: expected at least one value, got none")
+    if len(v) < 2:
+        return Interval(float(v.mean()), float("nan"), float("nan"), len(v))
+    picks = torch.randint(len(v), (draws, len(v)), generator=compute.generator(seed, "bootstrap"))
+    tail = (1 - level) / 2
+    low, high = torch.quantile(v[picks].mean(1), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Interval(float(v.mean()), low, high, len(v))

@@ -1,0 +1,118 @@
+"""DIP+DDPM: DIP's image, handed to the reverse process at 0 < t < T."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from . import compute, dip
+from .ddpm import SampleConfig, sample
+from .dip import DIPConfig, Fit
+from .schedules import NoiseSchedule
+from .types import Denoiser, Image, Measurement, Step, require
+
+HandOff = Literal["calibrated", "renoise"]
+
+
+@dataclass(frozen=True)
+class HybridConfig:
+    """The recommended setting, the same for every task.
+
+    t_start:     where the reverse process starts; None chooses it without labels: σ_t = rho · RMSE, with the
+                 RMSE of DIP's image estimated on held-out measurements
+    rho:         how much wider than DIP's own error the denoiser is told the noise is
+    consistency: move every x̂_0 to agree with the measurement (off for protocol A, where y is the target itself)
+    """
+
+    dip: DIPConfig = field(default_factory=lambda: DIPConfig.fast(iterations=150))
+    sample: SampleConfig = field(default_factory=lambda: SampleConfig(steps=10))
+    kind: HandOff = "calibrated"
+    t_start: int | None = None
+    rho: float = 4.0
+    consistency: bool = True
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("calibrated", "renoise"), f"kind: expected calibrated or renoise, got {self.kind!r}")
+        require(self.rho > 0, f"rho: expected a factor above 0, got {self.rho}")
+        require(self.t_start is None or self.t_start >= 0, f"t_start: expected 0 … T or None, got {self.t_start}")
+        require(
+            self.t_start is not None or self.dip.held_out > 0,
+            "t_start = None needs DIP's error: set dip.held_out above 0, or give t_start",
+        )
+
+
+def hand_off(
+    x0_hat: Image,
+    schedule: NoiseSchedule,
+    t_start: int,
+    kind: HandOff = "calibrated",
+    generator: torch.Generator | None = None,
+) -> Image:
+    """x_t for the reverse process from an estimate of the clean image.
+
+    renoise:    √ᾱ x̂_0 + √(1 − ᾱ) z (SDEdit, Meng et al. 2022; CCDF, Chung et al. 2022); needs a generator
+    calibrated: √ᾱ x̂_0: the estimate's own error plays the part of the noise
+
+    t_start = 0 gives x̂_0 itself.
+    """
+    schedule.check_t(t_start, "t_start")
+    if t_start == 0:
+        return x0_hat
+    if kind == "calibrated":
+        return math.sqrt(schedule.alpha_bar[t_start].item()) * x0_hat
+    require(generator is not None, "hand_off: renoise draws noise; give it a generator")
+    noise = torch.randn(x0_hat.shape, generator=generator).to(x0_hat)
+    return schedule.q_sample(x0_hat, t_start, noise)
+
+
+def choose_t(fit: Fit, schedule: NoiseSchedule, config: HybridConfig) -> int:
+    """Where to start: what the configuration says, or the t with σ_t = rho · RMSE of the fit."""
+    if config.t_start is not None:
+        schedule.check_t(config.t_start, "t_start")
+        return config.t_start
+    require(fit.rmse_hat is not None, "t_start: the fit carries no error estimate; hold out measurements or give t_start")
+    return schedule.t_at_sigma(config.rho * fit.rmse_hat)
+
+
+def denoise(
+    fit: Fit,
+    measurement: Measurement,
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    config: HybridConfig,
+    generator: torch.Generator,
+) -> Iterator[Step]:
+    """The second half: hand off `fit` and run the reverse process, after a first step that is DIP's image itself."""
+    yield Step(fit.index, 0, fit.x0_hat, fit.x0_hat)
+    t_start = choose_t(fit, schedule, config)
+    if t_start == 0:
+        return
+    x_t = hand_off(fit.x0_hat, schedule, t_start, config.kind, generator)
+    data = measurement if config.consistency else None
+    for step in sample(denoiser, schedule, x_t, t_start, config.sample, generator, data):
+        yield replace(step, index=fit.index + 1 + step.index)
+
+
+def reconstruct(
+    measurement: Measurement,
+    denoiser: Denoiser,
+    schedule: NoiseSchedule,
+    config: HybridConfig,
+    generator: torch.Generator,
+) -> Iterator[Step]:
+    """DIP's steps at t = 0, then the reverse process from t_start; the last step holds the result.
+
+    Both halves draw from streams of their own, derived from `generator`.
+    """
+    if config.t_start is not None:
+        schedule.check_t(config.t_start, "t_start")  # before the fit, not after it
+    seed = int(torch.randint(2**48, (), generator=generator))
+    fit: Fit | None = None
+    for fit in dip.reconstruct(measurement, config.dip, compute.generator(seed, "dip")):
+        yield fit
+    assert fit is not None  # DIPConfig holds at least one iteration
+    yield from denoise(fit, measurement, denoiser, schedule, config, compute.generator(seed, "sample"))

@@ -1,0 +1,187 @@
+"""Images in and out; the only place that knows [0, 255]. Everywhere else intensities lie in [-1, 1]."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image as PIL_Image
+from PIL import ImageOps
+from skimage.transform import resize as skimage_resize
+from torch import Tensor
+
+from .types import Image, InputError, require
+
+FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
+SMALLEST_SIDE = 16  # below this nothing is left to restore
+LARGEST_PIXELS = 100_000_000
+
+# name -> (package, file): photographs that arrive with the libraries, so nothing is downloaded
+_BUNDLED = {
+    "astronaut": ("skimage.data", "astronaut.png"),
+    "brick": ("skimage.data", "brick.png"),
+    "camera": ("skimage.data", "camera.png"),
+    "chelsea": ("skimage.data", "chelsea.png"),
+    "clock": ("skimage.data", "clock_motion.png"),
+    "coffee": ("skimage.data", "coffee.png"),
+    "coins": ("skimage.data", "coins.png"),
+    "colorwheel": ("skimage.data", "color.png"),
+    "grace_hopper": ("matplotlib", "mpl-data/sample_data/grace_hopper.jpg"),
+    "grass": ("skimage.data", "grass.png"),
+    "gravel": ("skimage.data", "gravel.png"),
+    "hubble": ("skimage.data", "hubble_deep_field.jpg"),
+    "ihc": ("skimage.data", "ihc.png"),
+    "moon": ("skimage.data", "moon.png"),
+    "motorcycle_left": ("skimage.data", "motorcycle_left.png"),
+    "motorcycle_right": ("skimage.data", "motorcycle_right.png"),
+    "page": ("skimage.data", "page.png"),
+    "retina": ("skimage.data", "retina.jpg"),
+    "rocket": ("skimage.data", "rocket.jpg"),
+    "text": ("skimage.data", "text.png"),
+}
+
+Size = int | tuple[int, int]
+
+
+def photographs() -> tuple[str, ...]:
+    """Names of the bundled photographs."""
+    return tuple(_BUNDLED)
+
+
+def load(source: str | os.PathLike[str], size: Size | None = None) -> Image:
+    """A bundled photograph's name, or the path of a PNG, JPEG, TIFF, WebP or BMP file, as (1, 3, h, w) in [-1, 1].
+
+    EXIF orientation is applied, alpha composited on white, 16-bit and float data scaled by their range.
+    size: a side for a square, or (height, width): the centre of that shape is cut out and resized with anti-aliasing.
+    Raises InputError for anything that is not such an image.
+
+    >>> load("astronaut", 64).shape
+    torch.Size([1, 3, 64, 64])
+    """
+    shape = None if size is None else _shape(size)
+    if str(source) in _BUNDLED:
+        return _bundled(str(source), shape).clone()
+    return _load(_existing(source), shape)
+
+
+def _shape(size: Size) -> tuple[int, int]:
+    sides = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    require(
+        len(sides) == 2 and all(type(side) is int and side >= SMALLEST_SIDE for side in sides),
+        f"size: expected a side or (height, width), whole numbers of {SMALLEST_SIDE} pixels or more, got {size!r}",
+    )
+    return sides[0], sides[1]
+
+
+@cache
+def _bundled(name: str, size: tuple[int, int] | None) -> Image:
+    package, file = _BUNDLED[name]
+    return _load(Path(str(resources.files(package) / file)), size)
+
+
+def _existing(source: str | os.PathLike[str]) -> Path:
+    known = ", ".join(_BUNDLED)
+    try:
+        path = Path(source).expanduser()
+        exists = path.exists()
+    except (OSError, RuntimeError):  # a name that is too long, a home that is nobody's
+        exists = False
+    require(
+        exists,
+        f"image: {str(source)!r} is neither a file nor a bundled photograph; give a path, or one of: {known}",
+    )
+    require(path.is_file(), f"image: {str(source)!r} is a folder or a device; give the path of one image file")
+    return path
+
+
+def _load(path: Path, size: tuple[int, int] | None) -> Image:
+    try:
+        with PIL_Image.open(path, formats=FORMATS) as file:
+            pixels = file.width * file.height
+            require(
+                pixels <= LARGEST_PIXELS,
+                f"image: {str(path)!r} has {pixels:,} pixels; expected at most {LARGEST_PIXELS:,}: make it smaller first",
+            )
+            file.load()
+            array = _to_unit_rgb(ImageOps.exif_transpose(file), path)
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, TypeError, EOFError, PIL_Image.DecompressionBombError) as error:
+        cause = "nothing in it reads as one" if isinstance(error, PIL_Image.UnidentifiedImageError) else error
+        raise InputError(f"image: {str(path)!r} is not a whole PNG, JPEG, TIFF, WebP or BMP image ({cause})") from error
+    require(
+        min(array.shape[:2]) >= SMALLEST_SIDE,
+        f"image: {str(path)!r} is {array.shape[1]} × {array.shape[0]}; expected {SMALLEST_SIDE} pixels or more a side",
+    )
+    if size is not None:
+        array = _centre_cut(array, size)
+    return torch.from_numpy(array).permute(2, 0, 1)[None].float() * 2 - 1
+
+
+def _to_unit_rgb(file: PIL_Image.Image, path: Path) -> np.ndarray:
+    """Any of Pillow's modes as (h, w, 3) float64 in [0, 1]."""
+    if file.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
+        grey = np.asarray(file, dtype=np.float64)
+        require(bool(np.isfinite(grey).all()), f"image: {str(path)!r} holds NaN or infinite values; expected finite ones")
+        # integers are 16-bit; floats are in [0, 1] by convention and scaled to their own range otherwise
+        if file.mode == "F":
+            low, high = grey.min(), grey.max()
+            grey = grey if 0 <= low and high <= 1 else (grey - low) / max(high - low, 1e-12)
+        else:
+            grey = (grey / 65535).clip(0, 1)
+        return np.repeat(grey[..., None], 3, axis=2)
+    if file.has_transparency_data:
+        rgba = np.asarray(file.convert("RGBA"), dtype=np.float64) / 255
+        return rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
+    return np.asarray(file.convert("RGB"), dtype=np.float64) / 255
+
+
+def _centre_cut(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    height, width = array.shape[:2]
+    scale = min(height / size[0], width / size[1])
+    h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    top, left = (height - h) // 2, (width - w) // 2
+    return resize_array(array[top : top + h, left : left + w], size)
+
+
+def resize_array(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w[, c]) to another size; anti-aliased on the way down."""
+    if array.shape[:2] == tuple(size):
+        return array
+    down = array.shape[0] > size[0] or array.shape[1] > size[1]
+    return skimage_resize(array, size, order=3, anti_aliasing=down, mode="reflect", clip=True)
+
+
+def resize(image: Image, size: tuple[int, int]) -> Float[Tensor, "1 3 H W"]:
+    """The same for one (1, 3, h, w) image."""
+    return torch.from_numpy(resize_array(image[0].permute(1, 2, 0).numpy(), size)).permute(2, 0, 1)[None].float()
+
+
+def to_uint8(image: Image) -> Tensor:
+    """[-1, 1] → [0, 255], rounded, (b, 3, h, w)."""
+    return ((image.detach().float().cpu() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def to_array(image: Image) -> np.ndarray:
+    """The first image as (h, w, 3) uint8, for plotting and saving."""
+    return to_uint8(image)[0].permute(1, 2, 0).numpy()
+
+
+def save(image: Image, path: str | os.PathLike[str]) -> None:
+    """Write the first image; the ending of `path` names the format."""
+    path = Path(path)
+    endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
+    require(path.suffix.lower() in endings, f"save: expected a name ending in {', '.join(endings)}, got {path.name!r}")
+    PIL_Image.fromarray(to_array(image)).save(path)
+
+
+def digest(image: Image) -> str:
+    """SHA-256 of the decoded 8-bit pixels and their shape: an image's name by content."""
+    pixels = to_uint8(image)
+    return hashlib.sha256(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()

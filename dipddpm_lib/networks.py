@@ -1,0 +1,219 @@
+"""The networks: DIP's skip encoder–decoder, the Deep Decoder, and the U-Net of the diffusion model."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .types import Image
+
+Upsampling = Literal["bilinear", "nearest"]
+
+
+def build(make: type[nn.Module], generator: torch.Generator, device: str = "cpu", **arguments: object) -> nn.Module:
+    """Construct `make(**arguments)` with weights drawn from `generator`; the global random state stays untouched.
+
+    Convolutions and linear layers get PyTorch's own initial distribution, U(±1/√fan_in).
+    A module with an `after_init` method then sets what starts otherwise (zero outputs).
+    """
+    with torch.device("meta"):
+        network = make(**arguments)
+    network = network.to_empty(device="cpu")
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            module.weight.data.uniform_(-bound, bound, generator=generator)
+            if module.bias is not None:
+                module.bias.data.uniform_(-bound, bound, generator=generator)
+        elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
+            module.reset_parameters()
+    for module in network.modules():
+        if hasattr(module, "after_init"):
+            module.after_init()
+    return network.to(device)
+
+
+def parameter_count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _padded(x: Tensor, multiple: int) -> Tensor:
+    """Grow height and width to a multiple, so that any size goes through every scale; the caller crops."""
+    height, width = x.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if bottom == right == 0:
+        return x
+    return F.pad(x, (0, right, 0, bottom), mode="replicate")
+
+
+def _norm(channels: int) -> nn.BatchNorm2d:
+    # DIP never leaves training mode: one image is the batch, running statistics would only cost
+    return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+class _Block(nn.Sequential):
+    """Convolution, batch normalisation, activation."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, activation: nn.Module, stride: int = 1, pad: str = "zeros"):
+        convolution = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, padding_mode=pad)
+        super().__init__(convolution, _norm(c_out), activation)
+
+
+class SkipNetwork(nn.Module):
+    """Encoder–decoder with skip connections (Ulyanov et al. 2018, fig. 21 and supplementary).
+
+    filters, skip: one number a scale, finest first. `lean` leaves one strided convolution a scale on the way down,
+    pads with zeros and uses SiLU; otherwise the network is the published one, layer by layer.
+    """
+
+    def __init__(
+        self,
+        filters: tuple[int, ...],
+        skip: tuple[int, ...],
+        in_channels: int,
+        upsampling: Upsampling,
+        lean: bool,
+    ):
+        super().__init__()
+        self.scales = len(filters)
+        self.upsampling = upsampling
+        activation: nn.Module = nn.SiLU() if lean else nn.LeakyReLU(0.2)
+        pad = "zeros" if lean else "reflect"
+        self.down, self.skip, self.norm, self.up = (nn.ModuleList() for _ in range(4))
+        c_in = in_channels
+        for i, (c, c_skip) in enumerate(zip(filters, skip, strict=True)):
+            deeper = filters[i + 1] if i + 1 < self.scales else c
+            block = [_Block(c_in, c, 3, activation, 2, pad)]
+            if not lean:
+                block.append(_Block(c, c, 3, activation, 1, pad))
+            self.down.append(nn.Sequential(*block))
+            self.skip.append(_Block(c_in, c_skip, 1, activation) if c_skip else nn.Identity())
+            self.norm.append(nn.Identity() if lean else _norm(c_skip + deeper))
+            second = _Block(c, c, 3 if lean else 1, activation, 1, pad)
+            self.up.append(nn.Sequential(_Block(c_skip + deeper, c, 3, activation, 1, pad), second))
+            c_in = c
+        self.out = nn.Conv2d(filters[0], 3, 1)
+
+    def forward(self, z: Float[Tensor, "b c h w"]) -> Image:
+        height, width = z.shape[-2:]
+        # reflection needs two pixels at the coarsest scale
+        x = _padded(z, 2**self.scales * (1 if min(height, width) > 2**self.scales else 2))
+        skips = []
+        for down, skip in zip(self.down, self.skip, strict=True):
+            skips.append(None if isinstance(skip, nn.Identity) else skip(x))
+            x = down(x)
+        for i in reversed(range(self.scales)):
+            align = False if self.upsampling == "bilinear" else None
+            x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=align)
+            if skips[i] is not None:
+                x = torch.cat([skips[i], x], 1)
+            x = self.up[i](self.norm[i](x))
+        return 2 * torch.sigmoid(self.out(x)[..., :height, :width].float()) - 1
+
+
+class DeepDecoder(nn.Module):
+    """1×1 convolutions and bilinear upsampling alone (Heckel and Hand 2019): each layer conv, up, ReLU, BatchNorm.
+
+    Its input is `in_channels` channels at 2^-depth of the image's size.
+    """
+
+    def __init__(self, filters: tuple[int, ...], in_channels: int):
+        super().__init__()
+        self.scales = len(filters)
+        sizes = zip((in_channels, *filters[:-1]), filters, strict=True)
+        self.mix = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in sizes)
+        self.norm = nn.ModuleList(_norm(c) for c in filters)
+        self.last = nn.Sequential(nn.Conv2d(filters[-1], filters[-1], 1, bias=False), nn.ReLU(), _norm(filters[-1]))
+        self.out = nn.Conv2d(filters[-1], 3, 1)
+
+    def forward(self, z: Float[Tensor, "b c h w"]) -> Image:
+        """z at the coarse size; the output is 2^depth times as large."""
+        x = z
+        for mix, norm in zip(self.mix, self.norm, strict=True):
+            x = F.interpolate(mix(x), scale_factor=2, mode="bilinear", align_corners=False)
+            x = norm(F.relu(x))
+        return 2 * torch.sigmoid(self.out(self.last(x)).float()) - 1
+
+
+class _ResBlock(nn.Module):
+    """GroupNorm, SiLU, convolution, twice; the noise level scales and shifts in between (Dhariwal, Nichol 2021)."""
+
+    def __init__(self, c_in: int, c_out: int, c_emb: int):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(8, c_in)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb = nn.Linear(c_emb, 2 * c_out)
+        self.norm2 = nn.GroupNorm(8, c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.residual = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def after_init(self) -> None:
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        scale, shift = self.emb(emb)[:, :, None, None].chunk(2, 1)
+        h = self.conv2(F.silu(self.norm2(h) * (1 + scale) + shift))
+        return self.residual(x) + h
+
+
+class DenoisingUNet(nn.Module):
+    """v_θ(x_t, σ): U-Net conditioned on the noise level, zero-initialised output (Ho et al. 2020; Salimans, Ho 2022).
+
+    channels: one number a scale, finest first. Calling it gives E[x_0 | x_t]; `.v` is the bare output.
+    Being told σ and not an index, one set of weights serves every schedule and every T.
+    """
+
+    def __init__(self, channels: tuple[int, ...]):
+        super().__init__()
+        self.channels = channels
+        c_emb = 4 * channels[0]
+        self.embed = nn.Sequential(nn.Linear(32, c_emb), nn.SiLU(), nn.Linear(c_emb, c_emb), nn.SiLU())
+        self.stem = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.encode, self.reduce, self.decode, self.expand = (nn.ModuleList() for _ in range(4))
+        for i, c in enumerate(channels):
+            self.encode.append(_ResBlock(c, c, c_emb))
+            if i + 1 < len(channels):
+                self.reduce.append(nn.Conv2d(c, channels[i + 1], 3, stride=2, padding=1))
+                self.expand.append(nn.Conv2d(channels[i + 1], c, 3, padding=1))
+            self.decode.append(_ResBlock(2 * c, c, c_emb))
+        self.middle = _ResBlock(channels[-1], channels[-1], c_emb)
+        self.head = nn.Sequential(nn.GroupNorm(8, channels[0]), nn.SiLU(), nn.Conv2d(channels[0], 3, 3, padding=1))
+
+    def after_init(self) -> None:
+        nn.init.zeros_(self.head[-1].weight)
+        nn.init.zeros_(self.head[-1].bias)
+
+    def v(self, x_t: Image, sigma: float | Tensor) -> Image:
+        """v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans and Ho 2022, appendix D); sigma: a number, or one an image."""
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x_t.device).expand(x_t.shape[0])
+        # log σ/4 as in Karras et al. 2022, table 1; clamped where only noise or only image is left
+        level = sigma.clamp(1e-3, 1e3).log() / 4
+        frequency = torch.linspace(0, math.log(32), 16, device=x_t.device).exp()
+        angle = level[:, None] * frequency
+        emb = self.embed(torch.cat([angle.sin(), angle.cos()], 1))
+        height, width = x_t.shape[-2:]
+        h = self.stem(_padded(x_t, 2 ** len(self.reduce)))
+        skips = []
+        for i, encode in enumerate(self.encode):
+            h = encode(h, emb)
+            skips.append(h)
+            if i < len(self.reduce):
+                h = self.reduce[i](h)
+        h = self.middle(h, emb)
+        for i in reversed(range(len(self.encode))):
+            h = self.decode[i](torch.cat([h, skips[i]], 1), emb)
+            if i > 0:
+                h = self.expand[i - 1](F.interpolate(h, scale_factor=2, mode="nearest"))
+        return self.head(h)[..., :height, :width].float()
+
+    def forward(self, x_t: Image, sigma: float | Tensor) -> Image:
+        sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x_t.device).reshape(-1, 1, 1, 1)
+        alpha = (1 + sigma**2).rsqrt()
+        return alpha * x_t - alpha * sigma * self.v(x_t, sigma.reshape(-1))

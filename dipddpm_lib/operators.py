@@ -1,0 +1,287 @@
+"""Linear degradations A with their adjoints and closed-form proximal maps, and the measurement y = A x + n."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import numpy as np
+import scipy.fft
+import torch
+from torch import Tensor
+
+from .types import Image, LinearOperator, Measurement, require
+
+
+def _check_mask(mask: Tensor, name: str) -> Tensor:
+    require(mask.ndim == 2, f"{name}: expected a mask of shape (height, width), got {tuple(mask.shape)}")
+    require(bool(mask.any()), f"{name}: expected at least one observed entry, got none")
+    return mask.bool()
+
+
+def _check_size(x: Tensor, size: tuple[int, ...], name: str) -> None:
+    require(
+        tuple(x.shape[-2:]) == tuple(size),
+        f"{name}: expected an image of {size[0]} × {size[1]}, as the mask is, got {x.shape[-2]} × {x.shape[-1]}",
+    )
+
+
+class Identity(LinearOperator):
+    """A x = x: denoising."""
+
+    support = torch.ones(1)
+
+    def A(self, x: Tensor) -> Tensor:
+        return x
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return y
+
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        return (y + rho * x) / (1 + rho)
+
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        return y.shape[-2], y.shape[-1]
+
+
+class Inpainting(LinearOperator):
+    """A x = m ⊙ x; mask (h, w) is True where a pixel is seen."""
+
+    def __init__(self, mask: Tensor):
+        self.support = _check_mask(mask, "Inpainting")
+
+    def A(self, x: Tensor) -> Tensor:
+        _check_size(x, self.support.shape, "Inpainting")
+        return x * self.support.to(x.device)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self.A(y)
+
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        return torch.where(self.support.to(x.device), (y + rho * x) / (1 + rho), x)
+
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        return y.shape[-2], y.shape[-1]
+
+
+class Downsampling(LinearOperator):
+    """Means over factor × factor blocks; A Aᵀ = I/factor², so `prox` corrects each block's mean."""
+
+    support = torch.ones(1)
+
+    def __init__(self, factor: int):
+        require(
+            isinstance(factor, int) and factor >= 2,
+            f"Downsampling: expected a whole factor of 2 or more, got {factor!r}",
+        )
+        self.factor = factor
+
+    def A(self, x: Tensor) -> Tensor:
+        require(
+            x.shape[-2] % self.factor == 0 and x.shape[-1] % self.factor == 0,
+            f"Downsampling: expected sides that {self.factor} divides, got {x.shape[-2]} × {x.shape[-1]}; "
+            "choose another size",
+        )
+        return torch.nn.functional.avg_pool2d(x, self.factor)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        f = self.factor
+        return y.repeat_interleave(f, -2).repeat_interleave(f, -1) / f**2
+
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        return x + self.A_adjoint(y - self.A(x)) / (1 / self.factor**2 + rho)
+
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        return y.shape[-2] * self.factor, y.shape[-1] * self.factor
+
+
+class Blur(LinearOperator):
+    """Circular convolution with an odd-sided kernel (k, l); diagonal in Fourier space."""
+
+    support = torch.ones(1)
+
+    def __init__(self, kernel: Tensor):
+        require(
+            kernel.ndim == 2 and kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1,
+            f"Blur: expected a kernel with two odd sides, got shape {tuple(kernel.shape)}",
+        )
+        self.kernel = kernel
+
+    def _transfer(self, x: Tensor) -> Tensor:
+        k, l = self.kernel.shape
+        require(
+            x.shape[-2] >= k and x.shape[-1] >= l,
+            f"Blur: expected an image at least as large as the {k} × {l} kernel, got {x.shape[-2]} × {x.shape[-1]}",
+        )
+        padded = torch.zeros(x.shape[-2:], dtype=x.dtype, device=x.device)
+        padded[:k, :l] = self.kernel.to(x)
+        return torch.fft.rfft2(padded.roll((-(k // 2), -(l // 2)), (0, 1)))
+
+    def _filter(self, x: Tensor, transfer: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[-2:])
+
+    def A(self, x: Tensor) -> Tensor:
+        return self._filter(x, self._transfer(x))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._filter(y, self._transfer(y).conj())
+
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        h = self._transfer(x)
+        return self._filter(self.A_adjoint(y) + rho * x, 1 / (h.abs() ** 2 + rho))
+
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        return y.shape[-2], y.shape[-1]
+
+
+@cache
+def _dct_matrix(n: int) -> Tensor:
+    """The orthonormal DCT-II as a matrix, float64."""
+    return torch.from_numpy(scipy.fft.dct(np.eye(n), axis=0, norm="ortho"))
+
+
+class Compressive(LinearOperator):
+    """A x = m ⊙ DCT(d ⊙ x): random signs d spread every pixel over all coefficients, of which m keeps some.
+
+    signs: (h, w) of ±1; mask: (h, w), True where a coefficient is kept. A Aᵀ = I on the kept ones.
+    """
+
+    def __init__(self, signs: Tensor, mask: Tensor):
+        self.support = _check_mask(mask, "Compressive")
+        require(
+            signs.shape == mask.shape and bool((signs.abs() == 1).all()),
+            f"Compressive: expected signs of ±1 shaped like the mask {tuple(mask.shape)}, got {tuple(signs.shape)}",
+        )
+        self.signs = signs
+
+    def _transform(self, x: Tensor) -> Tensor:
+        _check_size(x, self.support.shape, "Compressive")
+        rows, columns = (_dct_matrix(n).to(x) for n in x.shape[-2:])
+        return rows @ (x * self.signs.to(x)) @ columns.T
+
+    def _inverse(self, c: Tensor) -> Tensor:
+        rows, columns = (_dct_matrix(n).to(c) for n in c.shape[-2:])
+        return (rows.T @ c @ columns) * self.signs.to(c)
+
+    def A(self, x: Tensor) -> Tensor:
+        return self._transform(x) * self.support.to(x.device)
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return self._inverse(y * self.support.to(y.device))
+
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        c = self._transform(x)
+        return self._inverse(torch.where(self.support.to(x.device), (y + rho * c) / (1 + rho), c))
+
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        return y.shape[-2], y.shape[-1]
+
+
+class Fourier(LinearOperator):
+    """A x = m ⊙ FFT(x), orthonormal, as (…, h, w, 2) real and imaginary parts; mask (h, w) True where kept (MRI-like).
+
+    For real images Aᵀ A is diagonal in Fourier space, with the mean of m(k) and m(−k).
+    """
+
+    def __init__(self, mask: Tensor):
+        self.mask = _check_mask(mask, "Fourier")
+        self.support = self.mask[..., None]
+
+    def A(self, x: Tensor) -> Tensor:
+        _check_size(x, self.mask.shape, "Fourier")
+        return torch.view_as_real(torch.fft.fft2(x, norm="ortho") * self.mask.to(x.device))
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        spectrum = torch.view_as_complex(y.contiguous()) * self.mask.to(y.device)
+        return torch.fft.ifft2(spectrum, norm="ortho").real
+
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        mirrored = self.mask.flip(0, 1).roll((1, 1), (0, 1))
+        diagonal = (self.mask.to(x) + mirrored.to(x)) / 2
+        return torch.fft.ifft2(torch.fft.fft2(self.A_adjoint(y) + rho * x) / (diagonal + rho)).real
+
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        return y.shape[-3], y.shape[-2]
+
+
+def measure(operator: LinearOperator, x_true: Image, sigma_y: float, generator: torch.Generator) -> Measurement:
+    """y = A x + n where A observes; n white, standard deviation sigma_y in units of [-1, 1]."""
+    y = operator.A(x_true)
+    noise = torch.randn(y.shape, generator=generator).to(y) * operator.support.to(y.device)
+    return Measurement(y + sigma_y * noise, operator, sigma_y)
+
+
+def pseudo_inverse(measurement: Measurement) -> Image:
+    """The image of least norm that agrees with y, as prox from 0 in the limit of small ρ."""
+    y = measurement.y
+    nothing = torch.zeros(*y.shape[:2], *measurement.image_size, dtype=y.dtype, device=y.device)
+    return measurement.operator.prox(nothing, y, 1e-4)
+
+
+TASKS: dict[str, str] = {
+    "denoise_25": "Gaussian noise, σ = 25/255",
+    "denoise_50": "Gaussian noise, σ = 50/255",
+    "inpaint_50": "50 % of the pixels missing",
+    "inpaint_90": "90 % of the pixels missing",
+    "holes": "large square holes",
+    "super_x4": "super-resolution ×4",
+    "deblur": "Gaussian blur",
+    "compressive_10": "10 % random-sign DCT coefficients",
+    "fourier_x4": "a quarter of the Fourier rows",
+}
+"""The nine tasks of protocol B."""
+
+
+def task(name: str, height: int, width: int, generator: torch.Generator) -> tuple[LinearOperator, float]:
+    """The operator and the noise sigma_y of one of `TASKS`; what is random in it comes from `generator`."""
+    require(name in TASKS, f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    size = (height, width)
+    faint = 2 * 2 / 255  # a standard deviation of 2 grey values, as a good sensor has
+    if name.startswith("denoise"):
+        return Identity(), 2 * int(name[-2:]) / 255
+    if name.startswith("inpaint"):
+        return Inpainting(torch.rand(size, generator=generator) >= int(name[-2:]) / 100), 0.0
+    if name == "holes":
+        return Inpainting(_holes(size, generator)), 0.0
+    if name == "super_x4":
+        return Downsampling(4), 0.0
+    if name == "deblur":
+        # wide enough to lose the fine detail, at every size the same share of the frame
+        return Blur(_gaussian_kernel(1.6 * min(size) / 128)), faint
+    if name == "compressive_10":
+        signs = torch.where(torch.rand(size, generator=generator) < 0.5, -1.0, 1.0)
+        return Compressive(signs, torch.rand(size, generator=generator) < 0.1), 0.0
+    return Fourier(_fourier_rows(size, generator)), 0.0
+
+
+def _gaussian_kernel(sigma: float) -> Tensor:
+    radius = max(1, math.ceil(3 * sigma))
+    g = torch.exp(-(torch.arange(-radius, radius + 1, dtype=torch.float64) ** 2) / (2 * sigma**2))
+    kernel = torch.outer(g, g)
+    return kernel / kernel.sum()
+
+
+def _holes(size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Six squares with sides of an eighth to a fifth of the frame are missing."""
+    mask = torch.ones(size, dtype=torch.bool)
+    short = min(size)
+    for _ in range(6):
+        u, v, w = torch.rand(3, generator=generator).tolist()
+        side = round(short * (1 / 8 + u * (1 / 5 - 1 / 8)))
+        top, left = int(v * (size[0] - side)), int(w * (size[1] - side))
+        mask[top : top + side, left : left + side] = False
+    return mask
+
+
+def _fourier_rows(size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A quarter of the rows: the lowest eighth of those kept at the centre, the rest at random (Lustig et al. 2007)."""
+    height, width = size
+    kept = max(1, height // 4)
+    low = max(1, kept // 4)
+    frequency = np.abs(np.fft.fftfreq(height))
+    order = np.argsort(frequency, kind="stable")
+    centre, rest = order[:low], order[low:]
+    chosen = torch.randperm(len(rest), generator=generator)[: kept - low].numpy()
+    mask = torch.zeros(size, dtype=torch.bool)
+    mask[torch.from_numpy(np.concatenate([centre, rest[chosen]]))] = True
+    return mask

@@ -1,0 +1,153 @@
+"""Content-addressed results on disk: a record in JSON and arrays in safetensors, one folder a key.
+
+Nothing wrong is served: a folder appears whole by a rename, its files are checked by SHA-256 when read, and what fails
+the check is moved to `quarantine` and computed anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from . import compute
+from .types import InputError
+
+STALE_SECONDS = 6 * 3600
+# what a result depends on: layers 0-2
+SOURCES = "types images compute schedules operators networks metrics priors dip ddpm hybrid classical".split()
+
+
+def folder() -> Path:
+    """DIPDDPM_STORE where it is set; else results/ beside the library's checkout, or the user's cache."""
+    if chosen := os.environ.get("DIPDDPM_STORE"):
+        return Path(chosen).expanduser()
+    checkout = Path(__file__).resolve().parents[1]
+    if (checkout / "pyproject.toml").exists():
+        return checkout / "results"
+    return Path.home() / ".cache" / "dipddpm"
+
+
+@cache
+def source_digest() -> str:
+    """Of the code that results depend on, without comments and docstrings: rewording recomputes nothing."""
+    here = Path(__file__).parent
+    parts = []
+    for name in SOURCES:
+        tree = ast.parse((here / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list):
+                kept = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
+                node.body = kept  # type: ignore[attr-defined]
+        parts.append(ast.dump(tree))
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def key(function: str, parameters: Mapping[str, Any]) -> str:
+    """SHA-256 of canonical JSON: function, parameters, source, torch, threads, dtype, device."""
+    made_by = compute.default()
+    content = {
+        "function": function,
+        "parameters": parameters,
+        "source": source_digest(),
+        "torch": torch.__version__.split("+")[0],
+        "compute": [made_by.device, made_by.dtype, made_by.channels_last, made_by.threads],
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
+    """Store a record and its arrays; a second writer of the same key changes nothing."""
+    root = folder()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        _collect_stale(root)
+        scratch = Path(tempfile.mkdtemp(prefix="tmp-", dir=root))
+        try:
+            tensors = save_tensors({k: v.detach().cpu().contiguous() for k, v in arrays.items()})
+            text = json.dumps(dict(record), sort_keys=True).encode()
+            sums = {"record.json": hashlib.sha256(text), "arrays.safetensors": hashlib.sha256(tensors)}
+            contents = {
+                "record.json": text,
+                "arrays.safetensors": tensors,
+                "sums.json": json.dumps({name: s.hexdigest() for name, s in sums.items()}, sort_keys=True).encode(),
+            }
+            for name, data in contents.items():
+                (scratch / name).write_bytes(data)
+                _sync(scratch / name)
+            _sync(scratch)
+            target = root / key
+            try:
+                scratch.rename(target)
+            except OSError:
+                if not target.is_dir():  # not the other writer's doing
+                    raise
+            _sync(root)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    except OSError as error:
+        raise InputError(
+            f"store: cannot write to {root} ({error.strerror or error}); free space there, or set DIPDDPM_STORE "
+            "to a folder that can be written"
+        ) from error
+
+
+def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The record and arrays under `key`, or None where there are none that pass their check."""
+    path = folder() / key
+    if not path.is_dir():
+        return None
+    try:
+        sums = json.loads((path / "sums.json").read_bytes())
+        contents = {name: (path / name).read_bytes() for name in ("record.json", "arrays.safetensors")}
+        for name, data in contents.items():
+            if hashlib.sha256(data).hexdigest() != sums[name]:
+                raise ValueError(f"{name} differs from its SHA-256")
+        return json.loads(contents["record.json"]), load_tensors(contents["arrays.safetensors"])
+    except Exception as error:  # whatever is wrong with the files, the answer is to compute anew
+        _quarantine(path, error)
+        return None
+
+
+def _quarantine(path: Path, error: Exception) -> None:
+    place = path.parent / "quarantine" / f"{path.name}-{time.time_ns()}"
+    place.parent.mkdir(exist_ok=True)
+    try:
+        path.rename(place)
+    except OSError:
+        return  # another process was faster
+    print(f"store: result {path.name[:12]} failed its check ({error}); moved to {place}, computed anew", file=sys.stderr)
+
+
+def _collect_stale(root: Path) -> None:
+    """Remove what killed writers left, once it is too old to be anybody's."""
+    for scratch in root.glob("tmp-*"):
+        try:
+            if time.time() - scratch.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(scratch, ignore_errors=True)
+        except OSError:
+            continue

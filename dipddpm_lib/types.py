@@ -1,0 +1,129 @@
+"""The values that travel between the layers: images, steps, measurements, results."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Image = Float[Tensor, "b 3 h w"]  # intensities in [-1, 1]
+
+
+class InputError(ValueError):
+    """Bad input, said in one line: what was expected, what came, what to do."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `InputError(message)` unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a method.
+
+    index: how many steps were taken before this one (0, 1, 2, …)
+    t:     position on the diffusion's ruler, 0 (clean) … T (noise); DIP lives at t = 0
+    x_t:   the state at t
+    x0_hat: the method's current estimate of the clean image
+    """
+
+    index: int
+    t: int
+    x_t: Image
+    x0_hat: Image
+
+
+class LinearOperator(ABC):
+    """A linear degradation A of images, with everything that solvers ask of it.
+
+    `support` is 1 where an entry of y is observed and 0 elsewhere; it broadcasts to y.
+    """
+
+    support: Tensor
+
+    @abstractmethod
+    def A(self, x: Tensor) -> Tensor:
+        """y = A x."""
+
+    @abstractmethod
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        """Aᵀ y, for the real inner product."""
+
+    @abstractmethod
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        """argmin_z ½‖Az − y‖² + ½ρ‖z − x‖², in closed form; rho > 0."""
+
+    @abstractmethod
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        """Height and width of the images that give measurements shaped like y."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All that a solver may see of an image: y = A x + n, with n white of standard deviation sigma_y."""
+
+    y: Tensor
+    operator: LinearOperator
+    sigma_y: float
+
+    def __post_init__(self) -> None:
+        require(
+            self.sigma_y >= 0,
+            f"sigma_y is a standard deviation in units of [-1, 1]: expected 0 or more, got {self.sigma_y}",
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        return self.operator.image_size(self.y)
+
+
+class Denoiser(Protocol):
+    """E[x_0 | x_t]: x_t = √ᾱ x_0 + √(1−ᾱ) ε is given with its noise level σ = √((1−ᾱ)/ᾱ)."""
+
+    def __call__(self, x_t: Image, sigma: float | Tensor) -> Image: ...
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one cell of an experiment gave; every number of the report comes from one of these.
+
+    config:  the cell that was run, as plain JSON values
+    digest:  SHA-256 of the target's decoded pixels
+    trace:   rows (index, seconds, psnr, ssim) along the run
+    seconds: by stage; their sum is what the clock says from the measurement to the image
+    evaluations: how often the denoising network was called
+    memory:  peak bytes above what the process held before the run
+    frames:  a few x0_hat along the run, uint8, for films
+    """
+
+    config: dict[str, Any]
+    seed: int
+    digest: str
+    x0_hat: Image
+    trace: list[tuple[int, float, float, float]]
+    seconds: dict[str, float]
+    evaluations: int
+    memory: int
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    extra: dict[str, float] = field(default_factory=dict)
+    frames: Tensor = field(default_factory=lambda: torch.zeros(0, 3, 1, 1, dtype=torch.uint8))
+
+    @property
+    def psnr(self) -> float:
+        """Of the result itself, in dB (the last row of the trace)."""
+        return self.trace[-1][2]
+
+    @property
+    def ssim(self) -> float:
+        return self.trace[-1][3]
+
+    @property
+    def total_seconds(self) -> float:
+        return sum(self.seconds.values())

@@ -1,0 +1,366 @@
+"""The rendered body → the finished page: numbers, cross references, contents, references, record, and the checks.
+
+Every check names the notebook and the element, and stops the build: a report with a hole in it is not written.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from bibliography import Bibliography, Reference
+from errors import BuildError
+from lxml import html
+from lxml.html import HtmlElement
+from lxml.html import builder as E
+from PIL import Image
+
+if TYPE_CHECKING:
+    from page import Run
+
+# nbconvert gives this to an image without an alternative text, so that the page looks as if it had one
+NBCONVERT_ALT = "No description has been provided for this image"
+HEADINGS = ("h1", "h2", "h3", "h4", "h5")
+# "3 ", "3.1 ", "A1 ", "A.2 " in front of a heading; a single capital is a word ("A picture …")
+SECTION_NUMBER = re.compile(r"^(\d+(?:\.\d+)*|[A-Z]\d+(?:\.\d+)*|[A-Z](?:\.\d+)+)\.?\s+")
+FOREIGN_URL = re.compile(r"url\(\s*[\"']?(?!data:)|@import", re.IGNORECASE)
+LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data", "background", "xlink:href")
+FRAMES_IN_PRINT = 4
+
+
+def assemble(
+    body: str, bibliography: Bibliography, runs: list[Run], machine: dict[str, Any], partial: bool = False
+) -> tuple[str, list[str]]:
+    """The finished page, and the references that a partial page leaves open."""
+    root = html.document_fromstring(body, parser=html.HTMLParser(huge_tree=True))
+    main = root.get_element_by_id("content")
+    handlers = check_scripts(root)
+    check_images(main)
+    headings = name_headings(main)
+    targets = {**number_equations(main), **number_figures(main), **{key: text for key, _, text in headings}}
+    for table in main.xpath(".//table"):
+        _let_scroll(table)
+    main.append(references_section(bibliography.cited_references()))
+    main.append(record_section(runs, machine))
+    open_references = fill_references(main, targets, _aliases(headings), partial)
+    check_ids(root)
+    check_self_contained(root)
+    fill_contents(root, main)
+    link_headings(main)
+    root.xpath("//meta[@http-equiv='Content-Security-Policy']")[0].set("content", policy(handlers))
+    return html.tostring(root, encoding="unicode", doctype="<!DOCTYPE html>") + "\n", open_references
+
+
+def place(element: HtmlElement) -> str:
+    """The notebook and cell that an element came from."""
+    owner = next(element.iterancestors("div", "section"), None)
+    while owner is not None and owner.get("data-notebook") is None:
+        owner = next(owner.iterancestors("div", "section"), None)
+    return "page" if owner is None else f"{owner.get('data-notebook')}, {owner.get('data-cell')}"
+
+
+def _classes(element: HtmlElement) -> set[str]:
+    return set(element.get("class", "").split())
+
+
+def _described(element: HtmlElement) -> str:
+    """`figure fig-name`, for errors."""
+    figure = element if element.tag == "figure" else next(element.iterancestors("figure"), None)
+    if figure is None:
+        return f"<{element.tag}> outside a figure"
+    return f"figure {figure.get('id') or 'without id'}"
+
+
+# ---- checks
+
+
+def check_scripts(root: HtmlElement) -> set[str]:
+    """The handlers of film sliders: the only code that the page may hold."""
+    handlers = set()
+    for element in root.iter(html.etree.Element):
+        if element.tag == "script":
+            raise BuildError(f"{place(element)}: a <script> in an output; the page runs none")
+        for name, value in element.items():
+            if not name.startswith("on"):
+                continue
+            film = next((figure for figure in element.iterancestors("figure") if "film" in _classes(figure)), None)
+            if name != "oninput" or element.get("type") != "range" or film is None:
+                raise BuildError(f"{place(element)}: {name} on <{element.tag}>; only a film's slider may carry code")
+            handlers.add(value)
+    return handlers
+
+
+def check_images(main: HtmlElement) -> None:
+    """Every image has an alternative text."""
+    for image in main.iter("img"):
+        if image.get("alt", "").strip() in ("", NBCONVERT_ALT):
+            raise BuildError(f"{place(image)}: {_described(image)}: an image has no alt text")
+
+
+def check_ids(root: HtmlElement) -> None:
+    """No two elements share an id."""
+    seen: set[str] = set()
+    for element in root.xpath("//*[@id]"):
+        identity = element.get("id")
+        if identity in seen:
+            raise BuildError(f"{place(element)}: the id {identity} occurs twice")
+        seen.add(identity)
+
+
+def check_self_contained(root: HtmlElement) -> None:
+    """Nothing on the page is loaded from anywhere."""
+    for element in root.iter(html.etree.Element):
+        for name in LOADING_ATTRIBUTES:
+            if not element.get(name, "data:").strip().startswith("data:"):
+                raise BuildError(f"{place(element)}: <{element.tag} {name}> loads {element.get(name)[:80]}")
+        if element.tag in ("link", "base", "iframe", "object", "embed"):
+            raise BuildError(f"{place(element)}: <{element.tag}> is not for a self-contained page")
+        style = element.get("style", "") + (element.text or "" if element.tag == "style" else "")
+        if FOREIGN_URL.search(style):
+            raise BuildError(f"{place(element)}: a style loads from elsewhere")
+
+
+def policy(handlers: Iterable[str]) -> str:
+    """Content-Security-Policy: the page's own images, styles, fonts, and exactly the sliders' code."""
+    digests = sorted(base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in set(handlers))
+    scripts = " ".join(["'unsafe-hashes'", *(f"'sha256-{digest}'" for digest in digests)]) if digests else "'none'"
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
+        f"script-src {scripts}; base-uri 'none'; form-action 'none'"
+    )
+
+
+# ---- headings
+
+
+def slug(text: str) -> str:
+    """Lower-case ASCII words joined by hyphens."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    return "-".join(re.findall(r"[a-z0-9]+", plain.lower()))
+
+
+def _text(element: HtmlElement) -> str:
+    return " ".join(element.text_content().split())
+
+
+def name_headings(main: HtmlElement) -> list[tuple[str, str | None, str]]:
+    """Give every heading its id, one level below the page's title. Returns (id, number, text) of each."""
+    found: list[tuple[str, str | None, str]] = []
+    taken: set[str] = set()
+    for heading in list(main.iter(*HEADINGS)):
+        text = _text(heading)
+        number = SECTION_NUMBER.match(text)
+        base = f"sec-{slug(SECTION_NUMBER.sub('', text)) or slug(text)}"
+        # "Results" may well stand under two sections; the later one is sec-results-2
+        identity = next(name for name in _suffixed(base) if name not in taken)
+        taken.add(identity)
+        heading.set("id", identity)
+        heading.tag = f"h{int(heading.tag[1]) + 1}"
+        found.append((identity, number.group(1) if number else None, text))
+    return found
+
+
+def _suffixed(base: str) -> Iterator[str]:
+    yield base
+    count = 2
+    while True:
+        yield f"{base}-{count}"
+        count += 1
+
+
+def _aliases(headings: list[tuple[str, str | None, str]]) -> dict[str, str]:
+    """Other ways to write a heading's id: with its number (sec-3-1-implementation), or by it alone (sec-3.1)."""
+    aliases: dict[str, str] = {}
+    for identity, number, text in headings:
+        if number:
+            for other in (f"sec-{slug(text)}", f"sec-{number}", f"sec-{slug(number)}"):
+                aliases.setdefault(other, identity)
+    return aliases
+
+
+def link_headings(main: HtmlElement) -> None:
+    """A quiet link to itself behind each heading."""
+    for heading in main.xpath(".//*[self::h2 or self::h3 or self::h4][@id]"):
+        link = E.A("#", href=f"#{heading.get('id')}")
+        link.set("class", "anchor")
+        link.set("aria-label", f"Link to: {_text(heading)}")
+        heading.append(link)
+
+
+def fill_contents(root: HtmlElement, main: HtmlElement) -> None:
+    """The table of contents, once beside the text and once above it for narrow windows."""
+    for nav in root.xpath("//nav[contains(@class, 'toc')]"):
+        nav.append(_contents(main.xpath(".//*[self::h2 or self::h3][@id]")))
+
+
+def _contents(headings: list[HtmlElement]) -> HtmlElement:
+    top = E.OL()
+    for heading in headings:
+        entry = E.LI(E.A(_text(heading), href=f"#{heading.get('id')}"))
+        if heading.tag == "h2" or not len(top):
+            top.append(entry)
+            continue
+        parent = top[-1]
+        if parent[-1].tag != "ol":
+            parent.append(E.OL())
+        parent[-1].append(entry)
+    return top
+
+
+# ---- numbers
+
+
+def number_equations(main: HtmlElement) -> dict[str, str]:
+    """(1), (2), … beside the labelled equations. Returns what a reference to each says."""
+    targets = {}
+    for number, equation in enumerate(main.xpath(".//span[@class='equation'][@id]"), 1):
+        tag = E.SPAN(f"({number})")
+        tag.set("class", "equation-number")
+        equation.append(tag)
+        targets[equation.get("id")] = f"equation ({number})"
+    return targets
+
+
+def number_figures(main: HtmlElement) -> dict[str, str]:
+    """Figure 1, …, Table 1, … in front of the captions. Returns what a reference to each says."""
+    counts = {"Figure": 0, "Table": 0}
+    targets = {}
+    for figure in main.iter("figure"):
+        kind = "Table" if "table" in _classes(figure) else "Figure"
+        caption = figure.find(".//figcaption")
+        if caption is None or not _text(caption):
+            raise BuildError(f"{place(figure)}: {_described(figure)} has no caption")
+        counts[kind] += 1
+        name = f"{kind} {counts[kind]}"
+        _prefix(caption, f"{name}.")
+        if figure.get("id"):
+            targets[figure.get("id")] = name
+        if "film" in _classes(figure):
+            _choose_printed_frames(figure)
+    return targets
+
+
+def _prefix(caption: HtmlElement, label: str) -> None:
+    bold = E.B(label)
+    bold.tail = " " + (caption.text or "").lstrip()
+    caption.text = None
+    caption.insert(0, bold)
+
+
+def _choose_printed_frames(film: HtmlElement) -> None:
+    """Paper has no slider: a few frames from first to last stand in a row, or the last alone where each is wide."""
+    frames = list(film.iter("img"))
+    count = 1 if _aspect(frames[0]) > 2 else min(FRAMES_IN_PRINT, len(frames))
+    last = len(frames) - 1
+    for index in {last} if count == 1 else {round(n * last / (count - 1)) for n in range(count)}:
+        frames[index].set("class", f"{frames[index].get('class', '')} printed".strip())
+    film.set("data-printed", str(count))
+
+
+def _aspect(image: HtmlElement) -> float:
+    """Width over height of an embedded image; 1 for what Pillow cannot read (SVG)."""
+    _, _, payload = image.get("src", "").partition("base64,")
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(payload))) as opened:
+            return opened.width / opened.height
+    except OSError:
+        return 1.0
+
+
+def _let_scroll(table: HtmlElement) -> None:
+    """A table wider than the window scrolls by itself, by keyboard too."""
+    box = E.DIV()
+    box.attrib.update({"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "table"})
+    box.tail, table.tail = table.tail, None
+    table.getparent().replace(table, box)
+    box.append(table)
+
+
+# ---- references
+
+
+def fill_references(
+    main: HtmlElement, targets: dict[str, str], aliases: dict[str, str], partial: bool
+) -> list[str]:
+    """`[](#fig-name)` → Figure 3. A link to nothing stops the build, on a partial page it is returned."""
+    ids = set(main.xpath("//@id"))
+    unresolved = []
+    for link in main.xpath(".//a[starts-with(@href, '#')]"):
+        name = link.get("href")[1:]
+        name = name if name in ids else aliases.get(name, name)
+        link.set("href", f"#{name}")
+        if name not in ids:
+            message = f"{place(link)}: a reference to #{name}, which is nowhere on the page"
+            if not partial:
+                raise BuildError(message)
+            unresolved.append(message)
+        written = _text(link)
+        if written in ("", "(??)"):  # math-core writes (??) for an \eqref
+            said = targets.get(name, name)
+            link.text = said.removeprefix("equation ") if written else said
+    return unresolved
+
+
+def references_section(references: list[Reference]) -> HtmlElement:
+    """The cited entries; empty without any."""
+    section = E.SECTION()
+    section.set("class", "references")
+    if not references:
+        return section
+    section.append(E.H2("References", id="sec-references"))
+    items = E.OL(*(_reference_item(reference) for reference in references))
+    section.append(items)
+    return section
+
+
+def _reference_item(reference: Reference) -> HtmlElement:
+    item = E.LI(reference.text, id=f"ref-{reference.key}")
+    for name, address in reference.links:
+        link = E.A(name, href=address)
+        link.tail = " "
+        item.append(link)
+    if len(item):
+        item.text += " "
+    return item
+
+
+# ---- the record of this run
+
+
+def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
+    """Which notebook ran with which parameters, how long, and on what. Values are text, whatever they hold."""
+    section = E.SECTION(E.H2("The record of this run", id="sec-the-record-of-this-run"))
+    section.set("class", "record")
+    section.append(E.P("Parameters in bold were given to this run; the others are the notebook's own defaults."))
+    head = E.TR(E.TH("notebook"), E.TH("parameters"), E.TH("seconds"))
+    table = E.TABLE(E.THEAD(head), E.TBODY(*(_run_row(run) for run in runs)))
+    table.set("class", "runs")
+    section.append(table)
+    _let_scroll(table)
+    if machine:
+        rows = (E.TR(E.TH(str(key), scope="row"), E.TD(_shown(value))) for key, value in machine.items())
+        table = E.TABLE(E.TBODY(*rows))
+        table.set("class", "machine")
+        section.append(table)
+        _let_scroll(table)
+    return section
+
+
+def _run_row(run: Run) -> HtmlElement:
+    cell = E.TD()
+    for name, value in run.parameters.items():
+        text = f"{name} = {value!r}"
+        cell.append(E.CODE(E.B(text) if name in run.given else text))
+        cell[-1].tail = " "
+    seconds = E.TD("" if run.seconds is None else f"{run.seconds:.1f}")
+    seconds.set("class", "number")
+    return E.TR(E.TH(run.notebook, scope="row"), cell, seconds)
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else repr(value)

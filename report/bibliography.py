@@ -1,0 +1,111 @@
+"""references.bib → citations in the text and the list of references at the end."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import bibtexparser
+from bibtexparser.middlewares import SeparateCoAuthors, SplitNameParts
+from errors import BuildError
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One entry: `label` stands in the text (Ulyanov et al. 2018), `text` in the list, `links` are (name, address)."""
+
+    key: str
+    label: str
+    text: str
+    title: str
+    links: tuple[tuple[str, str], ...]
+    order: tuple[str, ...]
+
+
+class Bibliography:
+    """The entries of a .bib file, and which of them were cited."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        # the parser logs what it cannot read as well as reporting it; one of the two is enough
+        logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)
+        library = bibtexparser.parse_file(str(path), append_middleware=[SeparateCoAuthors(), SplitNameParts()])
+        if library.failed_blocks:
+            block = library.failed_blocks[0]
+            raise BuildError(f"{path.name}, line {block.start_line + 1}: {block.error}")
+        self.entries = {entry.key: _reference(entry, path) for entry in library.entries}
+        self.cited: set[str] = set()
+
+    def cite(self, key: str, where: str) -> Reference:
+        """The entry with this key, marked as cited; `where` names the place that cites it."""
+        if key not in self.entries:
+            near = difflib.get_close_matches(key, self.entries, n=1)
+            hint = f"; did you mean @{near[0]}?" if near else ""
+            raise BuildError(f"{where}: citation @{key} is not in {self.path.name}{hint}")
+        self.cited.add(key)
+        return self.entries[key]
+
+    def cited_references(self) -> list[Reference]:
+        """The cited entries, by family name of the authors, then year."""
+        return sorted((self.entries[key] for key in self.cited), key=lambda reference: reference.order)
+
+
+def _plain(value: str) -> str:
+    """BibTeX text without its grouping braces and with real dashes; the file itself is UTF-8."""
+    return value.replace("{", "").replace("}", "").replace("--", "–").strip()
+
+
+def _family(person) -> str:
+    return _plain(" ".join([*person.von, *person.last]))
+
+
+def _initials(person) -> str:
+    names = [part for name in person.first for part in name.split()]
+    return " ".join("-".join(f"{half[0]}." for half in name.split("-") if half) for name in names)
+
+
+def _reference(entry, path: Path) -> Reference:
+    """Turn one BibTeX entry into the strings of the page."""
+    fields = {field.key: field.value for field in entry.fields}
+    missing = [name for name in ("author", "title", "year") if name not in fields]
+    if missing:
+        raise BuildError(f"{path.name}: entry {entry.key} has no {', '.join(missing)}")
+    families = [_family(person) for person in fields["author"]]
+    people = [f"{_family(person)}, {_initials(person)}" for person in fields["author"]]
+    year, title = _plain(fields["year"]), _plain(fields["title"])
+    venue = _venue({name: _plain(value) for name, value in fields.items() if isinstance(value, str)})
+    authors = people[0] if len(people) == 1 else f"{', '.join(people[:-1])} and {people[-1]}"
+    return Reference(
+        key=entry.key,
+        label=f"{_short(families)} {year}",
+        text=f"{authors} ({year}). {title}. {venue}",
+        title=title,
+        links=_links(fields),
+        order=(*(family.casefold() for family in families), year, title.casefold()),
+    )
+
+
+def _short(families: list[str]) -> str:
+    if len(families) > 2:
+        return f"{families[0]} et al."
+    return " and ".join(families)
+
+
+def _venue(fields: dict[str, str]) -> str:
+    """Where it appeared: journal or proceedings, volume(number), pages; arXiv alone for a preprint."""
+    place = fields.get("journal") or fields.get("booktitle")
+    if place is None:
+        return f"arXiv:{fields['eprint']}." if "eprint" in fields else ""
+    volume = fields.get("volume", "") + (f"({fields['number']})" if "number" in fields else "")
+    return ", ".join(part for part in (f"{place} {volume}".strip(), fields.get("pages")) if part) + "."
+
+
+def _links(fields: dict[str, str]) -> tuple[tuple[str, str], ...]:
+    links = []
+    if "doi" in fields:
+        links.append((f"doi:{fields['doi']}", f"https://doi.org/{fields['doi']}"))
+    if "eprint" in fields:
+        links.append((f"arXiv:{fields['eprint']}", f"https://arxiv.org/abs/{fields['eprint']}"))
+    return tuple(links)

@@ -1,0 +1,219 @@
+"""Run the notebooks through papermill with checked parameters, and keep only whole results."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import logging
+import os
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import yaml
+from errors import BuildError
+
+CELL_TIMEOUT = 1800  # seconds; papermill's own default is for ever
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+Parameters = dict[str, Any]
+
+
+def find_notebooks(folder: Path) -> dict[str, Path]:
+    """The notebooks of the report, by stem, in the order of the page."""
+    found = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.name.startswith(".")}
+    if not found:
+        raise BuildError(f"no notebook in {folder}", status=2)
+    return found
+
+
+def running_order(stems: list[str]) -> list[str]:
+    """By name, the conclusion last: it collects what all others have stored."""
+    return sorted(stems, key=lambda stem: (stem.endswith("conclusion"), stem))
+
+
+def declared(path: Path) -> Parameters:
+    """Name → default of the cell tagged `parameters`; Ellipsis where the default is not a literal.
+
+    Python's own parser reads the cell: papermill.inspect_notebook loses a line that holds two "=" or a "#" in a string.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    return next((_assignments(cell.source, path) for cell in notebook.cells if _has_tag(cell, "parameters")), {})
+
+
+def _has_tag(cell: nbformat.NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", [])
+
+
+def _assignments(source: str, path: Path) -> Parameters:
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise BuildError(f"{path.stem}: the parameters cell is not Python: {error.msg}, line {error.lineno}") from None
+    found: Parameters = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign):
+            targets = statement.targets
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets = [statement.target]
+        else:
+            continue
+        found.update({target.id: _literal(statement.value) for target in targets if isinstance(target, ast.Name)})
+    return found
+
+
+def _literal(node: ast.expr) -> Any:
+    try:
+        return ast.literal_eval(node)
+    except ValueError:
+        return ...
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`; did you mean NAME?` or what there is to choose from."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known)) or 'none'}"
+
+
+def read_preset(name: str, folder: Path) -> dict[str, Parameters]:
+    """notebooks/presets/NAME.yaml: stem → parameters, and `all`."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        raise BuildError(f"no preset {name}{nearest(name, [found.stem for found in folder.glob('*.yaml')])}", status=2)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise BuildError(f"preset {name} is not YAML: {error}", status=2) from None
+    if not isinstance(content, dict) or not all(isinstance(value, dict | None) for value in content.values()):
+        raise BuildError(f"preset {name}: expected a mapping of notebook → {{parameter: value}}", status=2)
+    return {str(stem): values or {} for stem, values in content.items()}
+
+
+def read_assignment(text: str) -> tuple[str, Any]:
+    """KEY=VALUE of the command line; the value is YAML."""
+    key, equals, value = text.partition("=")
+    if not equals or not key.isidentifier():
+        raise BuildError(f"expected -p KEY=VALUE, got {text!r}", status=2)
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise BuildError(f"parameter {key}: {value!r} is not YAML", status=2) from None
+
+
+def plan(
+    defaults: Mapping[str, Parameters], chosen: list[str], preset: dict[str, Parameters], given: Parameters
+) -> dict[str, Parameters]:
+    """What each chosen notebook will be given. Every name and type is checked before any kernel starts."""
+    for stem, values in preset.items():
+        if stem != "all" and stem not in defaults:
+            raise BuildError(f"preset: no notebook {stem}{nearest(stem, list(defaults))}", status=2)
+        _refuse_unknown(values, list(defaults) if stem == "all" else [stem], defaults, f"preset, {stem}")
+    _refuse_unknown(given, chosen, defaults, "-p")
+    planned: dict[str, Parameters] = {}
+    for stem in chosen:
+        wanted = {**preset.get("all", {}), **preset.get(stem, {}), **given}
+        planned[stem] = {
+            name: fitting(name, value, defaults[stem][name], stem)
+            for name, value in wanted.items()
+            if name in defaults[stem]
+        }
+    return planned
+
+
+def _refuse_unknown(values: Parameters, stems: list[str], defaults: Mapping[str, Parameters], source: str) -> None:
+    known = [name for stem in stems for name in defaults[stem]]
+    for name in values:
+        if name not in known:
+            raise BuildError(f"{source}: no parameter {name} in {', '.join(stems)}{nearest(name, known)}", status=2)
+
+
+def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
+    """The value, as the default's type; a value of another type is refused. None and computed defaults take anything."""
+    if default is None or default is ...:
+        return value
+    if isinstance(default, float) and not isinstance(value, bool):
+        # YAML 1.1 reads 1e-3 as a string, for want of a dot; in Python it is a float
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    if isinstance(default, tuple | list) and isinstance(value, list):
+        return [fitting(name, item, default[0], stem) for item in value] if default else value
+    if type(value) is type(default):
+        return value
+    raise BuildError(
+        f"{stem}: parameter {name} expects {type(default).__name__} (default {default!r}), "
+        f"got {type(value).__name__} {value!r}",
+        status=2,
+    )
+
+
+def run_notebook(path: Path, folder: Path, parameters: Parameters) -> float:
+    """Run one notebook in its own folder; returns seconds.
+
+    folder/STEM.ipynb appears only when every cell has run: papermill writes as it goes, so it writes to another name.
+    A failed run stays beside it as STEM.failed.ipynb.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = (folder / path.name).resolve()
+    failed = target.with_suffix(".failed.ipynb")
+    unfinished = target.with_name(f".{path.stem}.unfinished.ipynb")
+    # warnings of papermill (no kernelspec language, unparsed parameters) repeat what is checked here
+    logging.getLogger("papermill").setLevel(logging.ERROR)
+    started = time.perf_counter()
+    try:
+        papermill.execute_notebook(
+            str(path.resolve()),
+            str(unfinished),
+            parameters=parameters,
+            kernel_name="python3",  # jupyter_client starts this one with sys.executable
+            language="python",
+            cwd=str(path.resolve().parent),
+            progress_bar=False,
+            execution_timeout=CELL_TIMEOUT,
+        )
+    except Exception as error:
+        kept = ""
+        if unfinished.exists():
+            os.replace(unfinished, failed)
+            kept = f" (partial notebook: {_shown(failed)})"
+        raise BuildError(f"{path.stem}, {_failure(error, failed)}{kept}") from None
+    os.replace(unfinished, target)
+    failed.unlink(missing_ok=True)
+    return time.perf_counter() - started
+
+
+def _shown(path: Path) -> str:
+    """A path as short as it can be typed."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _failure(error: Exception, partial: Path) -> str:
+    """`cell N: last line of the error`."""
+    if isinstance(error, papermill.PapermillExecutionError):
+        return f"cell {error.exec_count}: {_last_line(f'{error.ename}: {error.evalue}')}"
+    return f"cell {_last_started(partial)}: {type(error).__name__}: {_last_line(str(error))}"
+
+
+def _last_line(text: str) -> str:
+    lines = [line for line in ANSI.sub("", text).splitlines() if line.strip()]
+    return lines[-1].strip() if lines else ""
+
+
+def _last_started(partial: Path) -> str:
+    """Where a kernel died or a cell ran out of time there is no error output: the last cell that started is the one."""
+    if not partial.exists():
+        return "?"
+    cells = [cell for cell in nbformat.read(partial, as_version=4).cells if cell.cell_type == "code"]
+    started = [n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("start_time")]
+    return str(started[-1]) if started else "?"
+
+
+def prepare_environment() -> None:
+    """What the kernels inherit: no clock in what libraries write, no debugger's remarks on stderr."""
+    os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")

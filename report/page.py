@@ -1,0 +1,171 @@
+"""Executed notebooks → one self-contained HTML page: nbconvert with our template, then `assembly`."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from assembly import assemble
+from bibliography import Bibliography
+from errors import BuildError
+from execution import declared
+from jinja2 import pass_context
+from nbconvert import HTMLExporter
+from prose import to_html
+from traitlets.config import Config
+
+HERE = Path(__file__).resolve().parent
+TITLE = "Combining DIP and DDPM for Image Generation"
+SUBTITLE = "A notebook research report: what holds, what does not, measured"
+
+RECORD = "application/vnd.dipddpm.record+json"
+# what needs a live kernel or JavaScript
+NOT_FOR_PAPER = ("application/vnd.jupyter.widget-view+json", "application/javascript")
+SHOWS_ERROR = re.compile(r"Error\b|Exception\b|Traceback\b")
+# one file of report/fonts for each face of the page
+FACES = (
+    ("serif-regular", "Report Serif", "400", "normal"),
+    ("serif-italic", "Report Serif", "400", "italic"),
+    ("serif-bold", "Report Serif", "700", "normal"),
+    ("math", "Report Math", "400", "normal"),
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the page tells of one executed notebook: every declared parameter, those given, and the seconds it took."""
+
+    notebook: str
+    parameters: dict[str, Any]
+    given: frozenset[str]
+    seconds: float | None
+
+
+class ReportExporter(HTMLExporter):
+    """HTMLExporter with our template and Markdown; none of the addresses that the stock one writes into a page."""
+
+    def __init__(self, bibliography: Bibliography):
+        self.bibliography = bibliography
+        config = Config()
+        config.TagRemovePreprocessor.enabled = True
+        config.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
+        config.TagRemovePreprocessor.remove_input_tags = {"remove-input"}
+        super().__init__(
+            config=config,
+            template_name="template",
+            extra_template_basedirs=[str(HERE)],
+            require_js_url="",
+            mathjax_url="",
+            mermaid_js_url="",
+            jquery_url="",
+            jupyter_widgets_base_url="",
+        )
+
+    @pass_context
+    def markdown2html(self, context: Any, source: str) -> str:
+        """The Markdown filter, for cells and for computed prose alike."""
+        cell = context["cell"]
+        place = cell.metadata.report
+        return to_html(source, f"{place.notebook}, {place.cell}", self.bibliography, cell.get("attachments"))
+
+
+def load(folder: Path, stems: list[str]) -> dict[str, nbformat.NotebookNode]:
+    """The executed notebooks, in the order given; those that have not been run are left out."""
+    paths = {stem: folder / f"{stem}.ipynb" for stem in stems}
+    return {stem: nbformat.read(path, as_version=4) for stem, path in paths.items() if path.is_file()}
+
+
+def run_of(stem: str, notebook: nbformat.NotebookNode, path: Path) -> Run:
+    """The record that papermill left, over the defaults that the notebook declares."""
+    record = notebook.metadata.get("papermill", {})
+    given = dict(record.get("parameters", {}))
+    defaults = {name: value for name, value in declared(path).items() if value is not ...}
+    return Run(stem, {**defaults, **given}, frozenset(given), record.get("duration"))
+
+
+def machine_record(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, Any]:
+    """The first machine record that a notebook displayed; empty where none did."""
+    for stem, notebook in notebooks.items():
+        for cell in notebook.cells:
+            for output in cell.get("outputs", []):
+                found = output.get("data", {}).get(RECORD)
+                if found is not None:
+                    found = json.loads(found) if isinstance(found, str) else found
+                    if not isinstance(found, dict):
+                        raise BuildError(f"{stem}: {RECORD}: expected a flat dict, got {type(found).__name__}")
+                    return found
+    return {}
+
+
+def concatenate(notebooks: dict[str, nbformat.NotebookNode]) -> nbformat.NotebookNode:
+    """All cells in one notebook; each knows where it came from."""
+    joined = nbformat.v4.new_notebook()
+    for stem, notebook in notebooks.items():
+        cells = [cell for cell in notebook.cells if "remove-cell" not in cell.metadata.get("tags", [])]
+        numbers = _numbers(notebook)
+        for cell in cells:
+            first, last = cell is cells[0], cell is cells[-1]
+            cell.metadata["report"] = {"notebook": stem, "cell": numbers[id(cell)], "first": first, "last": last}
+            if cell.cell_type == "code":
+                cell.outputs = [output for output in cell.outputs if _shown(output)]
+        joined.cells.extend(cells)
+        joined.metadata.setdefault("language_info", notebook.metadata.get("language_info", {"name": "python"}))
+    return joined
+
+
+def _numbers(notebook: nbformat.NotebookNode) -> dict[int, str]:
+    """`cell 3` is the third code cell that holds something, as the kernel counts; Markdown is counted by itself."""
+    names, counts = {}, {"cell": 0, "Markdown cell": 0}
+    for cell in notebook.cells:
+        kind = "cell" if cell.cell_type == "code" else "Markdown cell"
+        counts[kind] += bool(cell.source.strip())
+        names[id(cell)] = f"{kind} {counts[kind]}"
+    return names
+
+
+def _shown(output: nbformat.NotebookNode) -> bool:
+    """Whether an output belongs on the page."""
+    if output.output_type == "stream" and output.name == "stderr":
+        return bool(SHOWS_ERROR.search(output.text))
+    data = output.get("data", {})
+    return RECORD not in data and not any(mime in data for mime in NOT_FOR_PAPER)
+
+
+def stylesheet() -> str:
+    """report.css with the fonts written into it."""
+    faces = [_face(*face) for face in FACES]
+    return "\n".join([*faces, (HERE / "report.css").read_text(encoding="utf-8")])
+
+
+def _face(stem: str, family: str, weight: str, style: str) -> str:
+    payload = base64.b64encode((HERE / "fonts" / f"{stem}.woff2").read_bytes()).decode("ascii")
+    return (
+        f'@font-face {{ font-family: "{family}"; font-weight: {weight}; font-style: {style}; font-display: block; '
+        f"src: url(data:font/woff2;base64,{payload}) format('woff2'); }}"
+    )
+
+
+def render(folder: Path, stems: list[str], references: Path) -> tuple[str, list[str]]:
+    """The page of the notebooks in `folder`, and what to warn of.
+
+    A notebook that has not been run yet leaves a partial page: references into it are warnings, not errors.
+    """
+    notebooks = load(folder, stems)
+    absent = [stem for stem in stems if stem not in notebooks]
+    if not notebooks:
+        raise BuildError(f"nothing to render: no executed notebook in {folder}; run without --render-only")
+    runs = [run_of(stem, notebook, folder / f"{stem}.ipynb") for stem, notebook in notebooks.items()]
+    machine = machine_record(notebooks)
+    bibliography = Bibliography(references)
+    exporter = ReportExporter(bibliography)
+    resources = {"report": {"title": TITLE, "subtitle": SUBTITLE, "css": stylesheet()}}
+    body, _ = exporter.from_notebook_node(concatenate(notebooks), resources=resources)
+    html, warnings = assemble(body, bibliography, runs, machine, partial=bool(absent))
+    if absent:
+        warnings.insert(0, f"not run yet, left out: {', '.join(absent)}")
+    return html, warnings

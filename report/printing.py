@@ -1,0 +1,55 @@
+"""index.html → report.pdf through whichever Chromium is there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+from errors import BuildError
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-background-networking",
+    "--no-first-run",
+    "--no-pdf-header-footer",
+    "--generate-pdf-document-outline",
+)
+TIMEOUT = 300  # seconds
+# the clock in the file's record; the value is as long as what it replaces, so that every offset stays right
+PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
+
+
+def find_browser() -> str | None:
+    """The Chromium that the variable CHROMIUM names, else the first one on PATH."""
+    named = os.environ.get("CHROMIUM")
+    candidates = (named,) if named else BROWSERS
+    return next((found for name in candidates if (found := shutil.which(name))), None)
+
+
+def print_pdf(page: Path, target: Path, browser: str) -> None:
+    """Print the page; the PDF appears whole or not at all."""
+    with tempfile.TemporaryDirectory(prefix="report-pdf-") as scratch:
+        printed = Path(scratch) / "report.pdf"
+        command = [browser, *FLAGS, f"--user-data-dir={scratch}/profile", f"--print-to-pdf={printed}", _uri(page)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+        except subprocess.TimeoutExpired:
+            raise BuildError(f"{browser} did not finish the PDF in {TIMEOUT} s") from None
+        if not printed.is_file():
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise BuildError(f"{browser} made no PDF (exit status {done.returncode}): {last}")
+        unfinished = target.with_name(f".{target.name}.unfinished")
+        unfinished.write_bytes(PDF_DATE.sub(rb"\g<1>19700101000000", printed.read_bytes()))
+    os.replace(unfinished, target)
+
+
+def _uri(page: Path) -> str:
+    return page.resolve().as_uri()

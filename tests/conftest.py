@@ -1,0 +1,78 @@
+"""What every test shares: the guard over global random state, Hypothesis's profiles, the switch for type checks."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; bits depend on it
+
+import hypothesis
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+
+# beartype draws which item of a list it checks; from a generator of its own, so that the guard below sees only us
+_getrandbits, random.getrandbits = random.getrandbits, random.Random(0).getrandbits
+import beartype  # noqa: E402, F401
+
+random.getrandbits = _getrandbits
+
+# on CI the examples are the same at each run: a failure there is the change's doing
+hypothesis.settings.register_profile("ci", deadline=None, max_examples=40, derandomize=True, database=None)
+hypothesis.settings.register_profile("dev", deadline=None, max_examples=40)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "global_random: this test itself may change the global random state")
+    config.addinivalue_line("markers", "slow: takes more than about five seconds")
+
+
+@contextmanager
+def global_random_state_unchanged() -> Iterator[None]:
+    """Fail if the body draws from, or seeds, torch's, numpy's or Python's global generator."""
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    yield
+    now = np.random.get_state()  # noqa: NPY002
+    numpy_same = all(np.array_equal(a, b) for a, b in zip(numpy_state, now, strict=True))
+    changed = [
+        name
+        for name, same in (
+            ("torch", torch.equal(torch_state, torch.get_rng_state())),
+            ("numpy", numpy_same),
+            ("random", python_state == random.getstate()),
+        )
+        if not same
+    ]
+    if changed:
+        pytest.fail(
+            f"the global random state changed: {', '.join(changed)}; draw from a torch.Generator", pytrace=False
+        )
+
+
+@pytest.fixture(autouse=True)
+def _global_random_state_unchanged(request: pytest.FixtureRequest) -> Iterator[None]:
+    if request.node.get_closest_marker("global_random"):
+        yield
+        return
+    with global_random_state_unchanged():
+        yield
+
+
+@pytest.fixture
+def random_state_guard() -> Callable[[], AbstractContextManager[None]]:
+    """The guard itself, for the tests that see it fail."""
+    return global_random_state_unchanged
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Types unchecked as they are for users: what the library says itself of a wrong type is then seen."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)

@@ -1,0 +1,281 @@
+"""What is said about the project in several places agrees, and the layers of the library hold."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
+DEPENDENCIES = [*PROJECT["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IN_GIT = pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run in the root, free of what an enclosing make hands down (its flags would change a nested make)."""
+    inherited = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "PRESET", "ONLY", "P")
+    environment = {name: value for name, value in os.environ.items() if name not in inherited}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+
+
+# Dependencies ---------------------------------------------------------------------------------------------------------
+
+
+def pins() -> dict[str, Version]:
+    """constraints.txt as name → version; every line must be an exact pin that is valid on any machine."""
+    out: dict[str, Version] = {}
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([0-9][0-9A-Za-z.]*)", line)
+        assert match, f"constraints.txt: expected name==version, got {line!r}"
+        name = canonicalize_name(match[1])
+        assert name not in out, f"constraints.txt pins {name} twice"
+        out[name] = Version(match[2])
+    return out
+
+
+@pytest.mark.parametrize("dependency", DEPENDENCIES)
+def test_every_dependency_is_pinned_within_its_range(dependency: str) -> None:
+    requirement = Requirement(dependency)
+    assert requirement.specifier, f"{dependency} has no lower bound"
+    assert requirement.specifier.contains(pins()[canonicalize_name(requirement.name)])
+
+
+def test_constraints_reach_everything_that_gets_installed() -> None:
+    """Follow the installed packages' own requirements from pyproject's, as far as they are installed here."""
+    pinned, seen = pins(), set()
+    todo = [(Requirement(line), frozenset[str]()) for line in DEPENDENCIES]
+    while todo:
+        requirement, extras_above = todo.pop()
+        marker = requirement.marker
+        if marker and not any(marker.evaluate({"extra": extra}) for extra in (extras_above or {""})):
+            continue
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+        if (name, extras) in seen:
+            continue
+        seen.add((name, extras))
+        assert name in pinned, f"{requirement} is installed, yet constraints.txt does not pin it"
+        try:
+            lines = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an extra that this environment goes without
+        todo += [(Requirement(line), extras | {""}) for line in lines]
+    assert len(seen) > len(DEPENDENCIES)
+
+
+@pytest.mark.parametrize(("name", "least"), [("torch", "2.13.0"), ("jupyter-server", "2.20"), ("pillow", "12.3")])
+def test_pins_that_were_decided(name: str, least: str) -> None:
+    """torch exactly, since stored results depend on its bits; the others for faults in older versions."""
+    assert pins()[name] == Version(least) if name == "torch" else pins()[name] >= Version(least)
+
+
+@pytest.mark.parametrize("dependency", sorted(set(DEPENDENCIES)))
+def test_every_dependency_states_its_reason(dependency: str) -> None:
+    lines = [line for line in (ROOT / "pyproject.toml").read_text().splitlines() if f'"{dependency}"' in line]
+    assert lines
+    for line in lines:
+        assert re.search(r'",\s+# \S.{7,}', line), f"pyproject.toml: no reason beside {line.strip()}"
+
+
+def python_range() -> SpecifierSet:
+    return SpecifierSet(PROJECT["requires-python"])
+
+
+def test_environment_yml_agrees_with_pyproject() -> None:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    assert environment["channels"] == ["conda-forge"]
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert {re.split(r"[<>=]", entry)[0] for entry in conda} == {"python", "pip", "make"}
+    (python,) = [entry for entry in conda if entry.startswith("python")]
+    assert SpecifierSet(python.removeprefix("python")) == python_range()
+    assert pip[0] == "-c constraints.txt"
+    (install,) = pip[1:]
+    match = re.fullmatch(r"-e \.\[([a-z,]+)\]", install)
+    assert match
+    assert set(match[1].split(",")) <= EXTRAS.keys()
+    assert match[1] in make_variables("EXTRAS"), "environment.yml and the Makefile install different extras"
+
+
+# Makefile and README --------------------------------------------------------------------------------------------------
+
+TARGETS = ("help", "report", "paper", "test", "test-fast", "lab", "check", "clean")
+
+
+def make_variables(name: str) -> list[str]:
+    return re.findall(rf"^{name} [:?]?= (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+
+
+def builder_arguments(*arguments: str) -> list[str]:
+    """What `make -n …` would hand to report/build.py."""
+    done = run("make", "-n", *arguments)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if "report/build.py" in line]
+    return shlex.split(line)[2:]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_make_knows(target: str) -> None:
+    done = run("make", "-n", target)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_report_hands_its_variables_on() -> None:
+    assert builder_arguments("report") == ["--preset", "quick"]
+    assert builder_arguments("paper", "PRESET=quick") == ["--preset", "paper"]
+    assert builder_arguments("report", "PRESET=smoke", "ONLY=03_hybrid 01_dip", "P=image=it's size=96") == [
+        *("--preset", "smoke", "--only", "03_hybrid", "--only", "01_dip", "-p", "image=it's", "-p", "size=96")
+    ]
+
+
+def test_makefile_asks_for_the_same_python() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    bounds = re.search(r"\((\d+), (\d+)\) <= sys\.version_info\[:2\] < \((\d+), (\d+)\)", makefile)
+    assert bounds
+    assert SpecifierSet(f">={bounds[1]}.{bounds[2]},<{bounds[3]}.{bounds[4]}") == python_range()
+
+
+def test_make_refuses_another_python_in_one_line(tmp_path: Path) -> None:
+    old = tmp_path / "python3.10"
+    old.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.10.1 && exit\nexit 1\n')
+    old.chmod(0o755)
+    # --what-if makes the stamp look outdated; the recipe ends at the version check, before anything is installed
+    done = run("make", f"PYTHON={old}", "--what-if=pyproject.toml", ".venv/.installed")
+    assert done.returncode != 0
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("Python 3.11 to 3.14 is needed")
+    assert "Python 3.10.1" in first
+    assert all(line.startswith("make") for line in rest)
+
+
+def test_readme_names_make_targets() -> None:
+    readme = (ROOT / "README.md").read_text()
+    code = "\n".join(re.findall(r"```.*?\n(.*?)```", readme, flags=re.DOTALL) + re.findall(r"`([^`\n]+)`", readme))
+    named = set(re.findall(r"\bmake ([a-z-]+)", code))
+    assert {"report", "test"} <= named <= set(TARGETS)
+
+
+def test_readme_links_lead_to_files() -> None:
+    readme = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", readme) + re.findall(r"papermill (notebooks/\S+\.ipynb)", readme)
+    missing = [link for link in links if not (ROOT / link).exists()]
+    assert not missing, f"README.md names files that do not exist: {missing}"
+
+
+# The checkout ---------------------------------------------------------------------------------------------------------
+
+
+@IN_GIT
+@pytest.mark.parametrize("path", ["results/x.json", "report/executed/01_dip.ipynb", ".venv/bin/python"])
+def test_git_ignores_what_is_made(path: str) -> None:
+    assert run("git", "check-ignore", "-q", path).returncode == 0
+
+
+@IN_GIT
+def test_no_large_file() -> None:
+    done = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    assert done.returncode == 0, done.stderr
+    files = [ROOT / name for name in done.stdout.split("\0") if name]
+    assert files
+    large = {str(file): file.stat().st_size for file in files if file.is_file() and file.stat().st_size > 8_000_000}
+    assert not large
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_carry_no_outputs(notebook: Path) -> None:
+    cells = [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == "code"]
+    assert cells
+    assert not [cell for cell in cells if cell["outputs"] or cell["execution_count"] is not None]
+
+
+def test_versions_agree() -> None:
+    version = PROJECT["version"]
+    assert str(yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"]) == version
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    done = run(sys.executable, "-c", "import dipddpm_lib; print(dipddpm_lib.__version__)")
+    assert done.stdout.strip() == version, done.stderr
+
+
+# Layers ---------------------------------------------------------------------------------------------------------------
+
+LAYERS = (
+    ("types", "images", "compute"),
+    ("schedules", "operators", "networks", "metrics", "store"),
+    ("dip", "ddpm", "hybrid", "priors"),
+    ("experiment", "protocols", "claims", "replay", "plotting"),
+    ("widgets",),
+)
+LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
+SIDEWAYS = {
+    ("images", "types"),
+    ("compute", "types"),
+    ("hybrid", "dip"),
+    ("hybrid", "ddpm"),
+    ("priors", "ddpm"),
+    ("protocols", "experiment"),
+    ("claims", "experiment"),
+    ("claims", "protocols"),
+}
+MODULES = sorted(path.stem for path in (ROOT / "dipddpm_lib").glob("*.py") if path.stem != "__init__")
+
+
+def imported(source: str) -> set[str]:
+    """The library's modules that a module of it imports, wherever in the file the import stands."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            package = ".".join(["dipddpm_lib"] * bool(node.level) + [node.module] * bool(node.module))
+            names |= {package} | {f"{package}.{alias.name}" for alias in node.names}
+    parts = (name.split(".") for name in names)
+    return {part[1] for part in parts if part[0] == "dipddpm_lib" and len(part) > 1 and part[1] in MODULES}
+
+
+def test_imported_sees_every_form() -> None:
+    source = """
+from . import images, __version__
+from .types import Image
+import dipddpm_lib.compute
+def late():
+    from dipddpm_lib.schedules import spacing
+    from dipddpm_lib import networks as n
+"""
+    assert imported(source) == {"images", "types", "compute", "schedules", "networks"}
+
+
+def test_every_module_has_a_layer() -> None:
+    assert set(MODULES) <= LAYER.keys()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_downward(module: str) -> None:
+    others = imported((ROOT / "dipddpm_lib" / f"{module}.py").read_text()) - {module}
+    wrong = {other for other in others if LAYER[other] >= LAYER[module] and (module, other) not in SIDEWAYS}
+    assert not wrong, f"{module} (layer {LAYER[module]}) imports {sorted(wrong)}"
+    assert "replay" not in others, "the broken samplers stay by themselves"
+
+
+def test_importing_the_package_loads_none_of_it() -> None:
+    """So that a version or a path costs milliseconds, and thread settings still count when torch is loaded."""
+    done = run(sys.executable, "-c", "import sys, dipddpm_lib; print(*sys.modules)")
+    loaded = {name for name in done.stdout.split() if name.split(".")[0] in ("dipddpm_lib", "torch", "numpy")}
+    assert loaded == {"dipddpm_lib"}, done.stderr

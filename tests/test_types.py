@@ -1,0 +1,130 @@
+"""Values between the layers: they cannot be changed, and bad ones are refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+import jaxtyping
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from dipddpm_lib import types
+from dipddpm_lib.types import InputError, LinearOperator, Measurement, Result, Step, require
+
+
+class Doubled(LinearOperator):
+    """y = 2x, at half of the width: small, and not the identity."""
+
+    support = torch.ones(1)
+
+    def A(self, x: Tensor) -> Tensor:
+        return 2 * x[..., ::2]
+
+    def A_adjoint(self, y: Tensor) -> Tensor:
+        return torch.stack([2 * y, torch.zeros_like(y)], -1).flatten(-2)
+
+    def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+        raise NotImplementedError
+
+    def image_size(self, y: Tensor) -> tuple[int, int]:
+        return y.shape[-2], 2 * y.shape[-1]
+
+
+def test_require_raises_an_input_error_with_its_message_and_only_when_the_condition_fails() -> None:
+    require(True, "never said")
+    with pytest.raises(InputError, match=r"^expected this, got that$"):
+        require(False, "expected this, got that")
+
+
+def test_an_input_error_is_a_value_error() -> None:
+    """Callers outside the library need no import of ours to catch it."""
+    assert issubclass(InputError, ValueError)
+
+
+@pytest.mark.parametrize("sigma_y", [-1e-9, -1.0, float("nan")])
+def test_a_measurement_refuses_a_standard_deviation_below_zero(sigma_y: float) -> None:
+    with pytest.raises(InputError, match="sigma_y") as caught:
+        Measurement(torch.zeros(1, 3, 4, 2), Doubled(), sigma_y)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_measurement_knows_its_image_size_from_the_operator() -> None:
+    x = torch.zeros(1, 3, 4, 6)
+    operator = Doubled()
+    assert Measurement(operator.A(x), operator, 0.0).image_size == (4, 6)
+
+
+def test_values_are_frozen() -> None:
+    x = torch.zeros(1, 3, 4, 4)
+    step = Step(0, 0, x, x)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        step.t = 1  # type: ignore[misc]
+    measurement = Measurement(x, Doubled(), 0.1)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        measurement.sigma_y = 0.0  # type: ignore[misc]
+
+
+def test_a_measurement_carries_nothing_but_what_a_solver_may_see() -> None:
+    """No field for the clean image: leakage would have to be added here first."""
+    assert {field.name for field in dataclasses.fields(Measurement)} == {"y", "operator", "sigma_y"}
+
+
+def test_an_operator_without_all_of_its_methods_cannot_be_made() -> None:
+    class Half(LinearOperator):
+        def A(self, x: Tensor) -> Tensor:
+            return x
+
+    with pytest.raises(TypeError, match="abstract"):
+        Half()  # type: ignore[abstract]
+
+
+def test_a_result_reads_quality_from_the_last_row_and_sums_its_stages() -> None:
+    x = torch.zeros(1, 3, 4, 4)
+    trace = [(0, 0.1, 10.0, 0.2), (5, 0.6, 20.0, 0.5)]
+    result = Result({"a": 1}, 0, "digest", x, trace, {"dip": 2.0, "ddpm": 0.5}, 7, 0, {}, {})
+    assert (result.psnr, result.ssim, result.total_seconds) == (20.0, 0.5, 2.5)
+    assert len(result.frames) == 0
+    other = Result({}, 0, "digest", x, trace, {}, 0, 0, {}, {})
+    result.extra["rmse"] = 1.0
+    assert other.extra == {}, "the default of a mutable field is shared between results"
+
+
+def test_type_checks_are_on_while_the_tests_run(request: pytest.FixtureRequest) -> None:
+    if not request.config.getoption("--jaxtyping-packages"):
+        pytest.skip("run with --jaxtyping-packages=dipddpm_lib,beartype.beartype")
+    x = torch.zeros(1, 3, 4, 4)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        types.Step(0, 0, torch.zeros(1, 1, 4, 4), x)
+    with pytest.raises(jaxtyping.TypeCheckError):
+        types.Step(0, 0, x, torch.zeros(1, 3, 4, 5))  # one step's images are of one size
+
+
+@pytest.mark.global_random
+@pytest.mark.parametrize(
+    ("name", "draw"),
+    [
+        ("torch", lambda: torch.rand(1)),
+        ("torch", lambda: torch.manual_seed(1)),
+        ("numpy", lambda: np.random.rand(1)),  # noqa: NPY002
+        ("random", random.random),
+    ],
+)
+def test_the_guard_over_global_random_state_sees_each_library(
+    name: str, draw: Callable[[], object], random_state_guard: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with pytest.raises(pytest.fail.Exception, match=name), random_state_guard():
+        draw()
+
+
+def test_the_guard_lets_draws_from_a_generator_of_ones_own_pass(
+    random_state_guard: Callable[[], AbstractContextManager[None]],
+) -> None:
+    with random_state_guard():
+        torch.rand(3, generator=torch.Generator().manual_seed(0))
+        np.random.default_rng(0).random(3)
+        random.Random(0).random()
