@@ -71,11 +71,16 @@ def available_cores() -> int:
 def default() -> Compute:
     """The decision for this machine; DIPDDPM_DEVICE, DIPDDPM_DTYPE and DIPDDPM_THREADS override it."""
     device = os.environ.get("DIPDDPM_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
+    require(
+        device == "cpu" or (device == "cuda" and torch.cuda.is_available()),
+        f"DIPDDPM_DEVICE: expected cpu, or cuda where PyTorch finds a GPU, got {device!r}",
+    )
     fast = device == "cuda" or _multiplies_bf16()
     dtype = os.environ.get("DIPDDPM_DTYPE") or ("bfloat16" if fast else "float32")
     require(dtype in DTYPES, f"DIPDDPM_DTYPE: expected one of {', '.join(DTYPES)}, got {dtype!r}")
-    asked = os.environ.get("DIPDDPM_THREADS") or os.environ.get("OMP_NUM_THREADS") or str(available_cores())
-    require(asked.isdecimal() and int(asked) > 0, f"DIPDDPM_THREADS: expected a whole number above 0, got {asked!r}")
+    variable = "DIPDDPM_THREADS" if os.environ.get("DIPDDPM_THREADS") else "OMP_NUM_THREADS"
+    asked = (os.environ.get(variable) or str(available_cores())).split(",")[0]  # OpenMP's may name nested levels
+    require(asked.isdecimal() and int(asked) > 0, f"{variable}: expected a whole number above 0, got {asked!r}")
     threads = min(int(asked), available_cores())
     torch.set_num_threads(threads)
     return Compute(device, dtype, dtype == "bfloat16", threads)
@@ -128,6 +133,10 @@ def _status(field: str) -> int:
     return 0
 
 
+def _high_water() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
     """Measure peak memory: CUDA's own count there; on Linux the kernel's high-water mark, reset first.
@@ -144,12 +153,9 @@ def peak_memory() -> Iterator[Peak]:
     try:
         # freed blocks that the allocator keeps would hide the next run's needs
         ctypes.CDLL(None).malloc_trim(0)
-        before = _status("VmRSS")
+        before, now = _status("VmRSS"), lambda: _status("VmHWM")
         Path("/proc/self/clear_refs").write_text("5")
-        yield peak
-        peak.bytes = max(0, _status("VmHWM") - before)
     except (OSError, AttributeError):
-        scale = 1 if sys.platform == "darwin" else 1024
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        yield peak
-        peak.bytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * scale
+        before, now = _high_water(), _high_water
+    yield peak
+    peak.bytes = max(0, now() - before)

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -80,9 +81,7 @@ def _crops(images: Sequence[Image], config: TrainConfig, generator: torch.Genera
     for _ in range(config.batch):
         image = images[int(torch.randint(len(images), (), generator=generator))][0]
         if config.crop is not None:
-            rows, columns = (
-                int(torch.randint(n - config.crop + 1, (), generator=generator)) for n in image.shape[-2:]
-            )
+            rows, columns = (int(torch.randint(n - config.crop + 1, (), generator=generator)) for n in image.shape[-2:])
             image = image[:, rows : rows + config.crop, columns : columns + config.crop]
         if config.flips:
             flip, turn = torch.rand(2, generator=generator).tolist()
@@ -166,10 +165,9 @@ class SampleConfig:
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"steps: expected 1 or more, got {self.steps}")
         require(0 <= self.eta <= 1, f"eta: expected a number in [0, 1], got {self.eta}")
+        require(self.lam > 0, f"lam weighs the prior against the measurement: expected more than 0, got {self.lam}")
         require(self.solver in ("ddim", "dpmpp_2m"), f"solver: expected ddim or dpmpp_2m, got {self.solver!r}")
-        require(
-            self.solver == "ddim" or self.eta == 0, f"dpmpp_2m is deterministic: expected eta = 0, got {self.eta}"
-        )
+        require(self.solver == "ddim" or self.eta == 0, f"dpmpp_2m is deterministic: expected eta = 0, got {self.eta}")
 
     @classmethod
     def ancestral(cls, T: int) -> SampleConfig:
@@ -203,7 +201,7 @@ def sample(
     where = compute.default()
     previous: tuple[float, Image] | None = None  # DPM-Solver++'s memory: log SNR/2 and x̂_0 one step before
     x_t = x_t.float().to(where.device)
-    for index, (t, s) in enumerate(zip(ts[:-1], ts[1:], strict=True)):
+    for index, (t, s) in enumerate(pairwise(ts)):
         a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         sigma_t = schedule.sigma(t)
         with torch.no_grad(), where.autocast():

@@ -56,7 +56,9 @@ class DIPConfig:
         require(self.jitter >= 0, f"jitter: expected a standard deviation of 0 or more, got {self.jitter}")
         require(0 <= self.ema < 1, f"ema: expected a decay in [0, 1), got {self.ema}")
         require(0 <= self.held_out < 1, f"held_out: expected a share in [0, 1), got {self.held_out}")
-        require(self.network in ("skip", "deep_decoder"), f"network: expected skip or deep_decoder, got {self.network!r}")
+        require(
+            self.network in ("skip", "deep_decoder"), f"network: expected skip or deep_decoder, got {self.network!r}"
+        )
         require(self.stop in ("none", "emv", "held_out"), f"stop: expected none, emv or held_out, got {self.stop!r}")
         require(
             self.stop != "held_out" or self.held_out > 0,
@@ -186,7 +188,7 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
         residual = _held_out_mse(operator.A(x0_hat) - y, held) if held.any() else None
         rmse_hat = None if residual is None else max(0.0, residual - measurement.sigma_y**2) ** 0.5
         fit = Fit(index, 0, output, x0_hat, rmse_hat)
-        if watch.over(fit, residual):
+        if watch.over(fit, residual) or index + 1 == config.iterations:
             break
         yield fit
     yield Fit(index, 0, output, watch.best.x0_hat, watch.best.rmse_hat)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import singledispatch
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -180,7 +181,9 @@ def _(config: SampleConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outco
     steps = ddpm.sample(counted, schedule, x_T, cell.T, config, draw, data)
     run, last, memory = _watched(x_true, config.steps, steps)
     extra = {"training_seconds": training, "t_start": float(cell.T)}
-    return _Outcome(last.x0_hat, run.trace, torch.cat(run.frames), {"sample": run.seconds}, counted.calls, memory, extra)
+    return _Outcome(
+        last.x0_hat, run.trace, torch.cat(run.frames), {"sample": run.seconds}, counted.calls, memory, extra
+    )
 
 
 @_execute.register
@@ -206,9 +209,7 @@ def _(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outco
         **({"rmse_hat": fit.rmse_hat} if fit.rmse_hat is not None else {}),
     }
     frames = torch.cat([first.frames, *watched.frames])
-    return _Outcome(
-        last.x0_hat, trace, frames, seconds, counted.calls, max(memory, first.memory), extra
-    )
+    return _Outcome(last.x0_hat, trace, frames, seconds, counted.calls, max(memory, first.memory), extra)
 
 
 class _Counted:
@@ -227,7 +228,7 @@ def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
     x_true = cell.x_true()
     if cell.prior == "single":
         assert cell.training is not None  # Cell.check
-        denoiser, losses, seconds = single_prior(x_true, cell.training)
+        denoiser, _, seconds = single_prior(x_true, cell.training)
         return denoiser, seconds
     fold = priors.fold_for(x_true)
     return priors.load_fold(fold), float(priors.record(fold)["seconds"])
@@ -236,19 +237,17 @@ def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
 def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[DenoisingUNet, list[float], float]:
     """A denoiser trained on the target itself, its losses and its seconds; from the store where it is there."""
     parameters = {"image": images.digest(x_true), "config": asdict(config), "seed": seed}
-    key = store.key("ddpm.train", parameters)
-    if (found := store.get(key)) is None:
-        start = time.perf_counter()
-        losses = []
+
+    def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        start, losses = time.perf_counter(), []
         for step in ddpm.train([x_true], config, compute.generator(seed, "train")):
             losses.append(step.loss)
-        record = {"seconds": time.perf_counter() - start, "losses": losses, "parameters": parameters}
-        store.put(key, record, step.denoiser.state_dict())
-        found = record, step.denoiser.state_dict()
-    record, state = found
+        return {"seconds": time.perf_counter() - start, "losses": losses}, step.denoiser.state_dict()
+
+    record, state = store.remember("ddpm.train", parameters, work)
     where = compute.default()
     network = build(DenoisingUNet, torch.Generator(), channels=config.channels)
-    network.load_state_dict({name: tensor.cpu() for name, tensor in state.items()})
+    network.load_state_dict(state)
     network = network.requires_grad_(False).to(where.device, memory_format=where.memory_format)
     return network, record["losses"], record["seconds"]
 
@@ -257,26 +256,37 @@ def run(cell: Cell) -> Result:
     """The cell's result: from the store where it is there, else computed and stored."""
     x_true = cell.x_true()
     parameters = _parameters(cell, x_true)
-    key = store.key("experiment.run", parameters)
-    if (found := store.get(key)) is not None:
-        return _result(*found)
-    cell.check()
-    outcome = _execute(cell.config, cell, x_true, cell.measurement(x_true))
-    record = {
-        "config": parameters,
-        "seed": cell.seed,
-        "digest": parameters["digest"],
-        "trace": outcome.trace,
-        "seconds": outcome.seconds,
-        "evaluations": outcome.evaluations,
-        "memory": outcome.memory,
-        "machine": compute.machine(),
-        "versions": compute.versions(),
-        "extra": outcome.extra,
-    }
-    arrays = {"x0_hat": outcome.x0_hat.cpu().float(), "frames": outcome.frames}
-    store.put(key, record, arrays)
-    return _result(json.loads(json.dumps(record)), arrays)
+
+    def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        cell.check()
+        outcome = _execute(cell.config, cell, x_true, cell.measurement(x_true))
+        record = {
+            "config": parameters,
+            "seed": cell.seed,
+            "digest": parameters["digest"],
+            "trace": outcome.trace,
+            "seconds": outcome.seconds,
+            "evaluations": outcome.evaluations,
+            "memory": outcome.memory,
+            "machine": compute.machine(),
+            "versions": compute.versions(),
+            "extra": outcome.extra,
+        }
+        return record, {"x0_hat": outcome.x0_hat.float(), "frames": outcome.frames}
+
+    return _result(*store.remember("experiment.run", parameters, work))
+
+
+def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
+    """PSNR of DIP's bare output after every iteration of a fit to `target`, photograph or not; kept in the store."""
+    parameters = {"digest": images.digest(target), "config": asdict(config), "seed": seed}
+
+    def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        y = Measurement(target, operators.Identity(), 0.0)
+        fits = dip.reconstruct(y, config, compute.generator(seed, "dip"))
+        return {"psnr": [metrics.psnr(fit.x_t, target) for fit in fits]}, {}
+
+    return list(store.remember("experiment.fit_curve", parameters, work)[0]["psnr"])
 
 
 def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
@@ -373,7 +383,7 @@ def _announced(cells: Sequence[Cell], name: str) -> Iterator[Cell]:
         yield cell
 
 
-def _collection_path(name: str) -> Any:
+def _collection_path(name: str) -> Path:
     return store.folder() / "collections" / f"{name}.json"
 
 
@@ -382,14 +392,29 @@ def _keep_collection(name: str, cells: Sequence[Cell]) -> None:
     for cell in cells:
         key = store.key("experiment.run", _parameters(cell, cell.x_true()))
         entries.append({"key": key, "cell": asdict(cell), "config": type(cell.config).__name__})
+    _write_collection(name, entries)
+
+
+def _write_collection(name: str, content: Any) -> None:
     path = _collection_path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".tmp-{os.getpid()}")
-        scratch.write_text(json.dumps(entries))
+        scratch.write_text(json.dumps(content, sort_keys=True))
         scratch.replace(path)
     except OSError as error:
         raise InputError(f"store: cannot write to {path.parent} ({error.strerror or error})") from error
+
+
+def note(name: str, **numbers: float) -> None:
+    """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
+    _write_collection(f"{name}.numbers", numbers)
+
+
+def noted(name: str) -> dict[str, float]:
+    """What `note` last kept under this name; empty where there is nothing."""
+    path = _collection_path(f"{name}.numbers")
+    return json.loads(path.read_text()) if path.exists() else {}
 
 
 def collected(name: str) -> Results:
@@ -397,11 +422,8 @@ def collected(name: str) -> Results:
     path = _collection_path(name)
     if not path.exists():
         return Results(())
-    pairs = []
-    for entry in json.loads(path.read_text()):
-        if (found := store.get(entry["key"])) is not None:
-            pairs.append((_cell(entry), _result(*found)))
-    return Results(pairs)
+    found = ((entry, store.get(entry["key"])) for entry in json.loads(path.read_text()))
+    return Results((_cell(entry), _result(*kept)) for entry, kept in found if kept is not None)
 
 
 def _cell(entry: Mapping[str, Any]) -> Cell:

@@ -74,7 +74,9 @@ def choose_t(fit: Fit, schedule: NoiseSchedule, config: HybridConfig) -> int:
     if config.t_start is not None:
         schedule.check_t(config.t_start, "t_start")
         return config.t_start
-    require(fit.rmse_hat is not None, "t_start: the fit carries no error estimate; hold out measurements or give t_start")
+    require(
+        fit.rmse_hat is not None, "t_start: the fit carries no error estimate; hold out measurements or give t_start"
+    )
     return schedule.t_at_sigma(config.rho * fit.rmse_hat)
 
 

@@ -106,7 +106,7 @@ def _load(path: Path, size: tuple[int, int] | None) -> Image:
             pixels = file.width * file.height
             require(
                 pixels <= LARGEST_PIXELS,
-                f"image: {str(path)!r} has {pixels:,} pixels; expected at most {LARGEST_PIXELS:,}: make it smaller first",
+                f"image: {str(path)!r} has {pixels:,} pixels; expected at most {LARGEST_PIXELS:,}: make it smaller",
             )
             file.load()
             array = _to_unit_rgb(ImageOps.exif_transpose(file), path)
@@ -128,7 +128,7 @@ def _to_unit_rgb(file: PIL_Image.Image, path: Path) -> np.ndarray:
     """Any of Pillow's modes as (h, w, 3) float64 in [0, 1]."""
     if file.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         grey = np.asarray(file, dtype=np.float64)
-        require(bool(np.isfinite(grey).all()), f"image: {str(path)!r} holds NaN or infinite values; expected finite ones")
+        require(bool(np.isfinite(grey).all()), f"image: {str(path)!r} holds NaN or infinite values; expected finite")
         # integers are 16-bit; floats are in [0, 1] by convention and scaled to their own range otherwise
         if file.mode == "F":
             low, high = grey.min(), grey.max()

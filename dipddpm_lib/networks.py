@@ -131,7 +131,7 @@ class DeepDecoder(nn.Module):
         self.last = nn.Sequential(nn.Conv2d(filters[-1], filters[-1], 1, bias=False), nn.ReLU(), _norm(filters[-1]))
         self.out = nn.Conv2d(filters[-1], 3, 1)
 
-    def forward(self, z: Float[Tensor, "b c h w"]) -> Image:
+    def forward(self, z: Float[Tensor, "b c h0 w0"]) -> Image:
         """z at the coarse size; the output is 2^depth times as large."""
         x = z
         for mix, norm in zip(self.mix, self.norm, strict=True):

@@ -108,14 +108,14 @@ class Blur(LinearOperator):
         self.kernel = kernel
 
     def _transfer(self, x: Tensor) -> Tensor:
-        k, l = self.kernel.shape
+        rows, columns = self.kernel.shape
         require(
-            x.shape[-2] >= k and x.shape[-1] >= l,
-            f"Blur: expected an image at least as large as the {k} × {l} kernel, got {x.shape[-2]} × {x.shape[-1]}",
+            x.shape[-2] >= rows and x.shape[-1] >= columns,
+            f"Blur: expected an image no smaller than the {rows} × {columns} kernel, got {x.shape[-2]} × {x.shape[-1]}",
         )
         padded = torch.zeros(x.shape[-2:], dtype=x.dtype, device=x.device)
-        padded[:k, :l] = self.kernel.to(x)
-        return torch.fft.rfft2(padded.roll((-(k // 2), -(l // 2)), (0, 1)))
+        padded[:rows, :columns] = self.kernel.to(x)
+        return torch.fft.rfft2(padded.roll((-(rows // 2), -(columns // 2)), (0, 1)))
 
     def _filter(self, x: Tensor, transfer: Tensor) -> Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(x) * transfer, s=x.shape[-2:])
@@ -275,7 +275,7 @@ def _holes(size: tuple[int, int], generator: torch.Generator) -> Tensor:
 
 def _fourier_rows(size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """A quarter of the rows: the lowest eighth of those kept at the centre, the rest at random (Lustig et al. 2007)."""
-    height, width = size
+    height = size[0]
     kept = max(1, height // 4)
     low = max(1, kept // 4)
     frequency = np.abs(np.fft.fftfreq(height))

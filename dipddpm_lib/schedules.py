@@ -102,7 +102,7 @@ class NoiseSchedule:
         sigmas = self.sigmas
         if sigma < sigmas[1] / 2:
             return 0
-        return 1 + int((sigmas[1:].log() - math.log(sigma)).abs().argmin())
+        return 1 + int((sigmas[1:].log() - math.log(min(sigma, sigmas[-1].item()))).abs().argmin())
 
     def q_sample(self, x0: Image, t: int, noise: Image) -> Image:
         """x_t = √ᾱ_t x_0 + √(1 − ᾱ_t) ε (Ho et al. 2020, eq. 4)."""
@@ -129,8 +129,10 @@ def spacing(schedule: NoiseSchedule, t_start: int, steps: int, kind: SpacingKind
     Where t_start has fewer positions below it than `steps`, every one is visited.
     """
     schedule.check_t(t_start, "t_start")
-    require(steps >= 1, f"steps: expected 1 or more, got {steps}")
+    require(type(steps) is int and steps >= 1, f"steps: expected a whole number of 1 or more, got {steps!r}")
     require(steps <= schedule.T, f"steps: expected at most T = {schedule.T}, got {steps}")
+    kinds = ("uniform", "quadratic", "karras", "adaptive")
+    require(kind in kinds, f"spacing: expected {', '.join(kinds[:-1])} or {kinds[-1]}, got {kind!r}")
     if t_start == 0:
         return (0,)
     steps = min(steps, t_start)
@@ -145,7 +147,6 @@ def spacing(schedule: NoiseSchedule, t_start: int, steps: int, kind: SpacingKind
         ladder = (high + torch.linspace(0, 1, steps, dtype=torch.float64) * (low - high)) ** 7
         ts = torch.cat([_t_of(sigmas, ladder), torch.zeros(1, dtype=torch.float64)])
     else:
-        require(kind == "adaptive", f"spacing: expected uniform, quadratic, karras or adaptive, got {kind!r}")
         error = sigmas * DATA_STD / (sigmas**2 + DATA_STD**2).sqrt()
         ts = _t_of(error, error[t_start] * k)
     out = [t_start]

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,10 @@ from .types import InputError
 
 STALE_SECONDS = 6 * 3600
 # what a result depends on: layers 0-2
-SOURCES = "types images compute schedules operators networks metrics priors dip ddpm hybrid classical".split()
+SOURCES = (
+    *("types", "images", "compute", "schedules", "operators", "networks", "metrics", "priors"),
+    *("dip", "ddpm", "hybrid", "classical"),
+)
 
 
 def folder() -> Path:
@@ -133,6 +136,19 @@ def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         return None
 
 
+def remember(
+    function: str, parameters: Mapping[str, Any], work: Callable[[], tuple[Mapping[str, Any], Mapping[str, Tensor]]]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `work()` returned for these parameters: read from the store, or computed now and kept."""
+    name = key(function, parameters)
+    if (found := get(name)) is not None:
+        return found
+    record, arrays = work()
+    put(name, record, arrays)
+    # through JSON, so that the first answer has the types of every later one
+    return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
+
+
 def _quarantine(path: Path, error: Exception) -> None:
     place = path.parent / "quarantine" / f"{path.name}-{time.time_ns()}"
     place.parent.mkdir(exist_ok=True)
@@ -140,7 +156,7 @@ def _quarantine(path: Path, error: Exception) -> None:
         path.rename(place)
     except OSError:
         return  # another process was faster
-    print(f"store: result {path.name[:12]} failed its check ({error}); moved to {place}, computed anew", file=sys.stderr)
+    print(f"store: {path.name[:12]} failed its check ({error}); moved to {place} and computed anew", file=sys.stderr)
 
 
 def _collect_stale(root: Path) -> None:

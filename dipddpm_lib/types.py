@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -83,6 +83,7 @@ class Measurement:
         return self.operator.image_size(self.y)
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """E[x_0 | x_t]: x_t = √ᾱ x_0 + √(1−ᾱ) ε is given with its noise level σ = √((1−ᾱ)/ᾱ)."""
 

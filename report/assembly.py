@@ -13,12 +13,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from bibliography import Bibliography, Reference
-from errors import BuildError
 from lxml import html
 from lxml.html import HtmlElement
 from lxml.html import builder as E
 from PIL import Image
+
+from bibliography import Bibliography, Reference
+from errors import BuildError
 
 if TYPE_CHECKING:
     from page import Run
@@ -44,6 +45,7 @@ def assemble(
     headings = name_headings(main)
     targets = {**number_equations(main), **number_figures(main), **{key: text for key, _, text in headings}}
     for table in main.xpath(".//table"):
+        _align_heads(table)
         _let_scroll(table)
     main.append(references_section(bibliography.cited_references()))
     main.append(record_section(runs, machine))
@@ -253,12 +255,18 @@ def _prefix(caption: HtmlElement, label: str) -> None:
 
 
 def _choose_printed_frames(film: HtmlElement) -> None:
-    """Paper has no slider: a few frames from first to last stand in a row, or the last alone where each is wide."""
-    frames = list(film.iter("img"))
-    count = 1 if _aspect(frames[0]) > 2 else min(FRAMES_IN_PRINT, len(frames))
+    """Paper has no slider: a few frames from first to last stand in a row, or the last alone where each is wide.
+
+    A frame is an image, or the element of class `frame` around it.
+    """
+    frames = film.xpath(".//*[contains(concat(' ', @class, ' '), ' frame ')]") or list(film.iter("img"))
+    if not frames:
+        raise BuildError(f"{place(film)}: {_described(film)} is a film without frames")
+    count = 1 if _aspect(next(frames[0].iter("img"))) > 2 else min(FRAMES_IN_PRINT, len(frames))
     last = len(frames) - 1
-    for index in {last} if count == 1 else {round(n * last / (count - 1)) for n in range(count)}:
-        frames[index].set("class", f"{frames[index].get('class', '')} printed".strip())
+    printed = {last} if count == 1 else {round(n * last / (count - 1)) for n in range(count)}
+    for index, frame in enumerate(frames):
+        frame.set("class", " ".join(sorted(_classes(frame) | {"frame"} | ({"printed"} if index in printed else set()))))
     film.set("data-printed", str(count))
 
 
@@ -268,8 +276,22 @@ def _aspect(image: HtmlElement) -> float:
     try:
         with Image.open(io.BytesIO(base64.b64decode(payload))) as opened:
             return opened.width / opened.height
-    except OSError:
+    except (OSError, ValueError):
         return 1.0
+
+
+def _align_heads(table: HtmlElement) -> None:
+    """The head of a column of numbers stands over its numbers."""
+    numeric = {
+        column
+        for row in table.xpath("./tbody/tr")
+        for column, cell in enumerate(row.xpath("./th|./td"))
+        if "number" in _classes(cell)
+    }
+    for row in table.xpath("./thead/tr[not(*/@colspan)]"):
+        for column, cell in enumerate(row.xpath("./th|./td")):
+            if column in numeric:
+                cell.set("class", " ".join(sorted(_classes(cell) | {"number"})))
 
 
 def _let_scroll(table: HtmlElement) -> None:
@@ -284,9 +306,7 @@ def _let_scroll(table: HtmlElement) -> None:
 # ---- references
 
 
-def fill_references(
-    main: HtmlElement, targets: dict[str, str], aliases: dict[str, str], partial: bool
-) -> list[str]:
+def fill_references(main: HtmlElement, targets: dict[str, str], aliases: dict[str, str], partial: bool) -> list[str]:
     """`[](#fig-name)` → Figure 3. A link to nothing stops the build, on a partial page it is returned."""
     ids = set(main.xpath("//@id"))
     unresolved = []
@@ -303,6 +323,8 @@ def fill_references(
         if written in ("", "(??)"):  # math-core writes (??) for an \eqref
             said = targets.get(name, name)
             link.text = said.removeprefix("equation ") if written else said
+            if not name.startswith("sec-"):  # a section's title may break over two lines, "Figure 3" may not
+                link.set("class", "reference")
     return unresolved
 
 
@@ -338,6 +360,7 @@ def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
     section.set("class", "record")
     section.append(E.P("Parameters in bold were given to this run; the others are the notebook's own defaults."))
     head = E.TR(E.TH("notebook"), E.TH("parameters"), E.TH("seconds"))
+    head[-1].set("class", "number")
     table = E.TABLE(E.THEAD(head), E.TBODY(*(_run_row(run) for run in runs)))
     table.set("class", "runs")
     section.append(table)

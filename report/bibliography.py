@@ -7,8 +7,10 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-import bibtexparser
-from bibtexparser.middlewares import SeparateCoAuthors, SplitNameParts
+from bibtexparser.entrypoint import parse_file
+from bibtexparser.middlewares import NameParts, SeparateCoAuthors, SplitNameParts
+from bibtexparser.model import Entry
+
 from errors import BuildError
 
 
@@ -31,10 +33,10 @@ class Bibliography:
         self.path = path
         # the parser logs what it cannot read as well as reporting it; one of the two is enough
         logging.getLogger("bibtexparser").setLevel(logging.CRITICAL)
-        library = bibtexparser.parse_file(str(path), append_middleware=[SeparateCoAuthors(), SplitNameParts()])
+        library = parse_file(str(path), append_middleware=[SeparateCoAuthors(), SplitNameParts()])
         if library.failed_blocks:
             block = library.failed_blocks[0]
-            raise BuildError(f"{path.name}, line {block.start_line + 1}: {block.error}")
+            raise BuildError(f"{path.name}, line {(block.start_line or 0) + 1}: {block.error}")
         self.entries = {entry.key: _reference(entry, path) for entry in library.entries}
         self.cited: set[str] = set()
 
@@ -57,16 +59,16 @@ def _plain(value: str) -> str:
     return value.replace("{", "").replace("}", "").replace("--", "–").strip()
 
 
-def _family(person) -> str:
+def _family(person: NameParts) -> str:
     return _plain(" ".join([*person.von, *person.last]))
 
 
-def _initials(person) -> str:
+def _initials(person: NameParts) -> str:
     names = [part for name in person.first for part in name.split()]
     return " ".join("-".join(f"{half[0]}." for half in name.split("-") if half) for name in names)
 
 
-def _reference(entry, path: Path) -> Reference:
+def _reference(entry: Entry, path: Path) -> Reference:
     """Turn one BibTeX entry into the strings of the page."""
     fields = {field.key: field.value for field in entry.fields}
     missing = [name for name in ("author", "title", "year") if name not in fields]

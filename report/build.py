@@ -1,14 +1,14 @@
 """Run the notebooks and render the report: report/index.html and, where a Chromium is found, report/report.pdf.
 
-    python report/build.py --preset quick                     all of it
-    python report/build.py --only 03_hybrid -p SEED=3         one notebook, the others as they were last run
-    python report/build.py --render-only --no-pdf             the page alone, from report/executed/
+examples:
+  python report/build.py --preset quick                  all of it
+  python report/build.py --only 03_hybrid -p SEED=3      one notebook, the others as they were last run
+  python report/build.py --render-only --no-pdf          the page alone, from report/executed/
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -68,7 +68,7 @@ def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
     target = arguments.output / "index.html"
     unfinished = target.with_name(".index.html.unfinished")
     unfinished.write_text(html, encoding="utf-8")
-    os.replace(unfinished, target)
+    unfinished.replace(target)
     print(f"{target}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
     return target
 
@@ -88,8 +88,8 @@ def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 a notebook or the page failed, 2 the command line is wrong, 130 interrupted."""
     arguments = parse_arguments(argv)
     try:
-        if arguments.render_only and (arguments.only or arguments.given or arguments.preset):
-            raise BuildError("--render-only runs nothing: it takes no --preset, --only or -p", status=2)
+        if arguments.render_only and (arguments.only or arguments.given):
+            raise BuildError("--render-only runs nothing: it takes neither --only nor -p", status=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
         notebooks = execution.find_notebooks(arguments.notebooks)
         if not arguments.render_only:

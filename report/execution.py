@@ -15,6 +15,7 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
+
 from errors import BuildError
 
 CELL_TIMEOUT = 1800  # seconds; papermill's own default is for ever
@@ -56,13 +57,11 @@ def _assignments(source: str, path: Path) -> Parameters:
         raise BuildError(f"{path.stem}: the parameters cell is not Python: {error.msg}, line {error.lineno}") from None
     found: Parameters = {}
     for statement in statements:
-        if isinstance(statement, ast.Assign):
-            targets = statement.targets
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            targets = [statement.target]
-        else:
+        if not isinstance(statement, ast.Assign | ast.AnnAssign) or statement.value is None:
             continue
-        found.update({target.id: _literal(statement.value) for target in targets if isinstance(target, ast.Name)})
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        value = _literal(statement.value)
+        found.update({target.id: value for target in targets if isinstance(target, ast.Name)})
     return found
 
 
@@ -132,7 +131,7 @@ def _refuse_unknown(values: Parameters, stems: list[str], defaults: Mapping[str,
 
 
 def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
-    """The value, as the default's type; a value of another type is refused. None and computed defaults take anything."""
+    """The value, as the default's type; another type is refused. Where the default is None or computed, all will do."""
     if default is None or default is ...:
         return value
     if isinstance(default, float) and not isinstance(value, bool):
@@ -175,14 +174,15 @@ def run_notebook(path: Path, folder: Path, parameters: Parameters) -> float:
             cwd=str(path.resolve().parent),
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT,
+            extra_arguments=["--log-level=ERROR"],  # the kernel's own remarks at its start
         )
     except Exception as error:
         kept = ""
         if unfinished.exists():
-            os.replace(unfinished, failed)
+            unfinished.replace(failed)
             kept = f" (partial notebook: {_shown(failed)})"
         raise BuildError(f"{path.stem}, {_failure(error, failed)}{kept}") from None
-    os.replace(unfinished, target)
+    unfinished.replace(target)
     failed.unlink(missing_ok=True)
     return time.perf_counter() - started
 
@@ -195,7 +195,7 @@ def _shown(path: Path) -> str:
 def _failure(error: Exception, partial: Path) -> str:
     """`cell N: last line of the error`."""
     if isinstance(error, papermill.PapermillExecutionError):
-        return f"cell {error.exec_count}: {_last_line(f'{error.ename}: {error.evalue}')}"
+        return f"cell {error.exec_count}: {error.ename}: {_last_line(error.evalue)}"
     return f"cell {_last_started(partial)}: {type(error).__name__}: {_last_line(str(error))}"
 
 
@@ -216,4 +216,5 @@ def _last_started(partial: Path) -> str:
 def prepare_environment() -> None:
     """What the kernels inherit: no clock in what libraries write, no debugger's remarks on stderr."""
     os.environ.setdefault("SOURCE_DATE_EPOCH", "0")
+    os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, never one of the home folder
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from jinja2 import pass_context
+from nbconvert import HTMLExporter
+from traitlets.config import Config
+
 from assembly import assemble
 from bibliography import Bibliography
 from errors import BuildError
 from execution import declared
-from jinja2 import pass_context
-from nbconvert import HTMLExporter
 from prose import to_html
-from traitlets.config import Config
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Combining DIP and DDPM for Image Generation"
@@ -113,6 +114,8 @@ def concatenate(notebooks: dict[str, nbformat.NotebookNode]) -> nbformat.Noteboo
             cell.metadata["report"] = {"notebook": stem, "cell": numbers[id(cell)], "first": first, "last": last}
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if _shown(output)]
+                for output in cell.outputs:
+                    output.get("data", {}).pop(RECORD, None)
         joined.cells.extend(cells)
         joined.metadata.setdefault("language_info", notebook.metadata.get("language_info", {"name": "python"}))
     return joined
@@ -133,7 +136,10 @@ def _shown(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream" and output.name == "stderr":
         return bool(SHOWS_ERROR.search(output.text))
     data = output.get("data", {})
-    return RECORD not in data and not any(mime in data for mime in NOT_FOR_PAPER)
+    if any(mime in data for mime in NOT_FOR_PAPER):
+        return False
+    # the record stands at the end of the page; beside it an output may have something to show in its place
+    return RECORD not in data or "text/html" in data or "text/markdown" in data
 
 
 def stylesheet() -> str:

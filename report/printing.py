@@ -48,7 +48,7 @@ def print_pdf(page: Path, target: Path, browser: str) -> None:
             raise BuildError(f"{browser} made no PDF (exit status {done.returncode}): {last}")
         unfinished = target.with_name(f".{target.name}.unfinished")
         unfinished.write_bytes(PDF_DATE.sub(rb"\g<1>19700101000000", printed.read_bytes()))
-    os.replace(unfinished, target)
+    unfinished.replace(target)
 
 
 def _uri(page: Path) -> str:

@@ -9,10 +9,11 @@ import re
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from bibliography import Bibliography
-from errors import BuildError
 from math_core import LatexError, LatexToMathML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+
+from bibliography import Bibliography
+from errors import BuildError
 
 if TYPE_CHECKING:
     from mistune import InlineParser, InlineState
@@ -23,6 +24,7 @@ ONE_CITATION = r"@[\w:.-]*\w(?:,[^\[\];@]*)?"
 CITATION = rf"\[(?P<citation_body>{ONE_CITATION}(?:\s*;\s*{ONE_CITATION})*)\]"
 # numbered environments of LaTeX, and what they hold once our own number stands beside them
 INNER_ENVIRONMENT = {"equation": None, "align": "aligned", "gather": "gathered"}
+BAR = '<mo stretchy="false">¯</mo>'
 
 _converter = LatexToMathML(fancy_error=False)
 
@@ -30,7 +32,8 @@ _converter = LatexToMathML(fancy_error=False)
 def mathml(tex: str, display: bool, where: str) -> str:
     """TeX → one <math> element; TeX that cannot be converted stops the build."""
     try:
-        return _converter.convert_with_local_state(tex, displaystyle=display)
+        # the class lets the style sheet lift a bar, which fonts set so low that ᾱ reads as α
+        return _converter.convert_with_local_state(tex, displaystyle=display).replace(BAR, f'<mo class="bar"{BAR[3:]}')
     except LatexError as error:
         # the message starts with the character's offset, which says little without the source beside it
         reason = re.sub(r"^\d+:\s*", "", str(error)) or "cannot be converted"

@@ -48,7 +48,7 @@ def expected(array: np.ndarray) -> torch.Tensor:
 
 
 def same(image: torch.Tensor, other: torch.Tensor) -> bool:
-    """Equal but for float32's rounding: a 250th part of a 250th of one 8-bit level."""
+    """Equal but for the rounding of float32."""
     return image.shape == other.shape and bool((image - other).abs().max() <= FLOAT32)
 
 
@@ -295,7 +295,7 @@ def test_a_damaged_file_loads_or_is_refused_and_never_does_anything_else(tmp_pat
             try:
                 image = images.load(path)
             except InputError as error:
-                assert "\n" not in str(error)
+                assert "\n" not in str(error)  # noqa: PT017
                 outcomes["refused"] += 1
             else:
                 assert torch.isfinite(image).all()

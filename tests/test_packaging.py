@@ -95,6 +95,27 @@ def test_every_dependency_states_its_reason(dependency: str) -> None:
         assert re.search(r'",\s+# \S.{7,}', line), f"pyproject.toml: no reason beside {line.strip()}"
 
 
+def test_every_import_is_a_named_dependency() -> None:
+    """A package that is imported here, yet installed only because another one needs it, can vanish with an update."""
+    files = [*ROOT.glob("dipddpm_lib/*.py"), *ROOT.glob("report/*.py"), *ROOT.glob("tests/*.py")]
+    own = {"dipddpm_lib"} | {file.stem for file in files}
+    tops: set[str] = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                tops |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                tops.add(node.module.split(".")[0])
+    provided_by = importlib.metadata.packages_distributions()
+    named = {canonicalize_name(Requirement(line).name) for line in DEPENDENCIES}
+    unnamed = {
+        top
+        for top in tops - own - set(sys.stdlib_module_names)
+        if not named & {canonicalize_name(name) for name in provided_by.get(top, [top])}
+    }
+    assert not unnamed, f"imported, but not in pyproject.toml: {sorted(unnamed)}"
+
+
 def python_range() -> SpecifierSet:
     return SpecifierSet(PROJECT["requires-python"])
 
@@ -219,7 +240,7 @@ def test_versions_agree() -> None:
 LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "metrics", "store"),
-    ("dip", "ddpm", "hybrid", "priors"),
+    ("dip", "ddpm", "hybrid", "classical", "priors"),
     ("experiment", "protocols", "claims", "replay", "plotting"),
     ("widgets",),
 )
@@ -247,7 +268,7 @@ def imported(source: str) -> set[str]:
             package = ".".join(["dipddpm_lib"] * bool(node.level) + [node.module] * bool(node.module))
             names |= {package} | {f"{package}.{alias.name}" for alias in node.names}
     parts = (name.split(".") for name in names)
-    return {part[1] for part in parts if part[0] == "dipddpm_lib" and len(part) > 1 and part[1] in MODULES}
+    return {part[1] for part in parts if part[0] == "dipddpm_lib" and len(part) > 1 and part[1] in LAYER}
 
 
 def test_imported_sees_every_form() -> None:

@@ -1,0 +1,368 @@
+"""Each claim of the writeup as a predicate over results: the sentence, the verdict, the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import pandas as pd
+
+from . import experiment
+from .experiment import Interval, Results, interval
+
+Verdict = Literal["holds", "holds under conditions", "does not hold", "not measured"]
+Finding = tuple[Verdict, str]
+
+TIE_DB = 0.1  # differences below this are no difference: well inside the spread between seeds
+
+
+class Missing(Exception):
+    """A claim's evidence has not been computed."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Where claims read: collections of results, and notebooks' derived numbers, by name."""
+
+    results: Mapping[str, Results]
+    numbers: Mapping[str, Mapping[str, float]]
+
+    def frame(self, name: str) -> pd.DataFrame:
+        found = self.results.get(name)
+        if not found:
+            raise Missing(name)
+        return found.frame()
+
+    def number(self, name: str, key: str) -> float:
+        try:
+            return float(self.numbers[name][key])
+        except KeyError:
+            raise Missing(name) from None
+
+    @cached_property
+    def table(self) -> Table:
+        """The main table of protocol A."""
+        return Table(self.frame("hybrid"))
+
+
+class Table:
+    """Paired differences between the rows of protocol A's table."""
+
+    def __init__(self, frame: pd.DataFrame):
+        self.frame = frame
+        self.mean = frame.groupby("label")[["psnr", "ssim", "seconds", "seconds_sample", "evaluations"]].mean()
+        # the longest chain from noise is the writeup's DDPM
+        self.ddpm = str(frame[frame.method == "DDPM"].groupby("label").evaluations.mean().idxmax())
+        wide = frame.pivot(index="seed", columns="label")
+        self.wide = wide
+
+    def difference(self, a: str, b: str, value: str = "psnr") -> Interval:
+        return interval(self.wide[value][a] - self.wide[value][b])
+
+    def ratio(self, a: str, b: str) -> float:
+        return float(self.mean.seconds[a] / self.mean.seconds[b])
+
+
+def _db(i: Interval) -> str:
+    spread = "" if i.low != i.low else f" [{i.low:+.2f}, {i.high:+.2f}]"
+    return f"{i.mean:+.2f} dB{spread}"
+
+
+def _sign(i: Interval, positive: str, negative: str, tie: str) -> str:
+    """Which of three an interval says; without a spread the mean decides, and a tie stays a tie."""
+    low, high = (i.mean, i.mean) if i.low != i.low else (i.low, i.high)
+    return positive if low > TIE_DB else negative if high < -TIE_DB else tie
+
+
+@dataclass(frozen=True)
+class Claim:
+    """section and sentence: the writeup's; judge: what the evidence says of it."""
+
+    section: str
+    sentence: str
+    judge: Callable[[Evidence], Finding]
+
+
+def _dip_quality(e: Evidence) -> Finding:
+    f = e.frame("dip")
+    p = interval(f.psnr)
+    return ("holds" if p.mean >= 24 else "does not hold"), (
+        f"{p.mean:.2f} dB and SSIM {f.ssim.mean():.3f} in {f.seconds.mean():.1f} s, without a training set"
+    )
+
+
+def _diverse(e: Evidence) -> Finding:
+    d = e.number("generation", "diversity")
+    swd, noise = e.number("generation", "swd_samples"), e.number("generation", "swd_noise")
+    verdict: Verdict = "holds under conditions" if d > 0.2 and swd < noise / 2 else "does not hold"
+    return verdict, (
+        f"diversity {d:.2f}, patch SWD {swd:.3f} (noise {noise:.3f}); only with a prior trained on crops, "
+        "one trained on the whole target returns the target"
+    )
+
+
+def _both(e: Evidence) -> Finding:
+    t = e.table
+    d = t.difference("DIP+DDPM", t.ddpm)
+    speed = t.ratio(t.ddpm, "DIP+DDPM")
+    good = _sign(d, "better", "worse", "level")
+    if good == "better" and speed > 1:
+        return "holds", f"{_db(d)} and {speed:.1f}× the speed of {t.ddpm}, fit counted"
+    short = "DIP+DDPM, short fit"
+    ds, ss = t.difference(short, t.ddpm), t.ratio(t.ddpm, short)
+    if _sign(ds, "better", "worse", "level") != "worse" and ss > 1:
+        return (
+            "holds under conditions",
+            f"with a short fit: {_db(ds)}, {ss:.1f}×; with the long one {_db(d)}, {speed:.1f}×",
+        )
+    if good == "better":
+        return "holds under conditions", f"quality {_db(d)}, but {speed:.2f}× the speed with the fit counted"
+    return "does not hold", f"{_db(d)}, {speed:.2f}× the speed of {t.ddpm}, fit counted"
+
+
+def _structure(e: Evidence) -> Finding:
+    image, noise = e.number("introduction", "image_db"), e.number("introduction", "noise_db")
+    return ("holds" if image > noise + 3 else "does not hold"), (
+        f"{image:.1f} dB on a photograph, {noise:.1f} dB on noise, after {e.number('introduction', 'iterations'):.0f} iterations"
+    )
+
+
+def _reverses(e: Evidence) -> Finding:
+    p = {s: e.number("bundled", f"psnr_{s}") for s in (25, 50)}
+    return ("holds" if p[25] > 26 else "does not hold"), (
+        f"one call on unseen photographs: {p[25]:.2f} dB at σ = 25/255, {p[50]:.2f} dB at 50/255"
+    )
+
+
+def _costly(e: Evidence) -> Finding:
+    t = e.table
+    ratio = t.ratio(t.ddpm, "DIP")
+    return ("holds" if ratio > 1.5 else "holds under conditions" if ratio > 0.5 else "does not hold"), (
+        f"{t.ddpm}: {t.mean.seconds[t.ddpm]:.1f} s, DIP {t.mean.seconds['DIP']:.1f} s at this size; training comes on top"
+    )
+
+
+def _reaches(e: Evidence) -> Finding:
+    f = e.frame("dial")
+    by = f.assign(start=f["config.t_start"]).groupby("start").psnr.mean()
+    first, last = by.iloc[0], by.iloc[-1]
+    return ("holds" if first > last + 3 else "does not hold"), (
+        f"from t = 0 to T the output's PSNR falls from {first:.1f} to {last:.1f} dB: what starts from DIP's image keeps it"
+    )
+
+
+def _fewer_steps(e: Evidence) -> Finding:
+    t = e.table
+    d = t.difference("DIP+DDPM", t.ddpm)
+    calls, all_calls = t.mean.evaluations["DIP+DDPM"], t.mean.evaluations[t.ddpm]
+    return (
+        "holds" if d.mean > -TIE_DB else "does not hold"
+    ), f"{calls:.0f} network calls against {all_calls:.0f}, {_db(d)}"
+
+
+def _over_dip(e: Evidence) -> Finding:
+    t = e.table
+    d = t.difference("DIP+DDPM", "DIP")
+    r = e.number("restoration", "over_dip")
+    tail = f"protocol A: {_db(d)} over its own fit; restoration: {r:+.2f} dB over DIP alone"
+    if _sign(d, "better", "worse", "level") == "better":
+        return "holds", tail
+    return ("holds under conditions" if r > TIE_DB else "does not hold"), tail
+
+
+def _reported_dip(e: Evidence) -> Finding:
+    f = e.frame("dip")
+    ok = f.psnr.mean() >= 24.46 and f.seconds.mean() <= 16.64
+    return ("holds" if ok else "holds under conditions"), f"here {f.psnr.mean():.2f} dB in {f.seconds.mean():.1f} s"
+
+
+def _reported_ddpm(e: Evidence) -> Finding:
+    low, high = e.number("replay", "noise_low"), e.number("replay", "noise_high")
+    t = e.table
+    return "does not hold", (
+        f"noise scores [{low:.2f}, {high:.2f}] dB here; a working DDPM {t.mean.psnr[t.ddpm]:.2f} dB"
+    )
+
+
+def _reported_hybrid(e: Evidence) -> Finding:
+    apart, end = e.number("replay", "draws_apart"), e.number("replay", "untrained_end")
+    return "does not hold", (
+        f"differs from the DDPM row by {apart:.1f} standard deviations between two draws of noise; an untrained network "
+        f"would end at {end:.1f} dB"
+    )
+
+
+def _reported_time(e: Evidence) -> Finding:
+    honest, claimed = e.number("replay", "honest_speed"), e.number("replay", "claimed_speed")
+    t = e.table
+    return (
+        "does not hold",
+        f"the fit is left out: {honest:.1f}×, not {claimed:.0f}×; here {t.ratio(t.ddpm, 'DIP+DDPM'):.1f}×",
+    )
+
+
+def _filters(e: Evidence) -> Finding:
+    w, d = e.number("architecture", "wider"), e.number("architecture", "deeper")
+    verdict: Verdict = "holds" if min(w, d) > 0.3 else "holds under conditions" if max(w, d) > 0.3 else "does not hold"
+    return verdict, f"more filters {w:+.2f} dB, more depth {d:+.2f} dB"
+
+
+def _architecture_cost(e: Evidence) -> Finding:
+    t, m = e.number("architecture", "time_ratio"), e.number("architecture", "memory_ratio")
+    return (
+        "holds" if min(t, m) > 1.2 else "does not hold"
+    ), f"largest against smallest: {t:.1f}× time, {m:.1f}× memory"
+
+
+def _balance(e: Evidence) -> Finding:
+    f = e.frame("architecture")
+    g = f.groupby("label")[["psnr", "seconds"]].mean()
+    best = g.psnr.max()
+    cheap = g[g.psnr >= best - 0.5].seconds.min()
+    return "holds under conditions", (
+        f"within 0.5 dB of the best at {cheap / g.seconds[g.psnr.idxmax()]:.2f} of its time; the writeup does not name its choice"
+    )
+
+
+def _timesteps_frame(e: Evidence) -> tuple[pd.DataFrame, int, int]:
+    f = e.frame("timesteps")
+    f = f[f.label == "DDPM"]
+    ts = sorted(f["T"].unique(), reverse=True)
+    return f, int(ts[0]), int(ts[1])
+
+
+def _half_quality(e: Evidence) -> Finding:
+    f, full, half = _timesteps_frame(e)
+    wide = f.pivot(index="seed", columns="T", values="psnr")
+    d = interval(wide[half] - wide[full])
+    verdict: Verdict = (
+        "holds" if d.mean < 0 and d.mean > -1 else "holds under conditions" if abs(d.mean) < 1 else "does not hold"
+    )
+    return verdict, f"T = {half} against {full}: {_db(d)}"
+
+
+def _half_time(e: Evidence) -> Finding:
+    f, full, half = _timesteps_frame(e)
+    s = f.groupby("T").seconds.mean()
+    return ("holds" if s[full] / s[half] > 1.5 else "does not hold"), f"{s[full]:.2f} s → {s[half]:.2f} s"
+
+
+def _trade_off(e: Evidence) -> Finding:
+    f, full, _ = _timesteps_frame(e)
+    p, s = f.groupby("T").psnr.mean(), f.groupby("T").seconds.mean()
+    least = int(p.index.min())
+    lost = p[full] - p[least]
+    return ("holds" if lost > 0.5 else "holds under conditions"), (
+        f"T = {full} → {least}: {-lost:+.2f} dB, {s[full] / s[least]:.0f}× faster"
+    )
+
+
+def _noise_steps(e: Evidence) -> Finding:
+    low, high = e.number("noise", "needed_low"), e.number("noise", "needed_high")
+    return (
+        "holds" if high > low else "does not hold"
+    ), f"{low:.0f} steps at the lowest level, {high:.0f} at the highest"
+
+
+def _adaptive(e: Evidence) -> Finding:
+    i = Interval(
+        e.number("noise", "adaptive_gain"), e.number("noise", "adaptive_low"), e.number("noise", "adaptive_high"), 0
+    )
+    word = _sign(i, "holds", "does not hold", "holds under conditions")
+    return word, f"at {e.number('noise', 'steps'):.0f} steps, against uniform: {_db(i)}"  # type: ignore[return-value]
+
+
+def _restores(e: Evidence) -> Finding:
+    over, above, n = (e.number("restoration", k) for k in ("over_ddpm", "above_ddpm", "tasks"))
+    classical = e.number("restoration", "above_classical")
+    speed = e.number("restoration", "speed")
+    verdict: Verdict = (
+        "holds" if above == n and classical == n else "holds under conditions" if over > TIE_DB else "does not hold"
+    )
+    return verdict, (
+        f"restoration: {over:+.2f} dB over DDPM from noise (above it in {above:.0f} of {n:.0f} tasks, {speed:.1f}× its speed), "
+        f"above the classical method in {classical:.0f} of {n:.0f}"
+    )
+
+
+def _theory(e: Evidence) -> Finding:
+    white, smooth = e.number("oracle", "white_gain"), e.number("oracle", "smooth_gain")
+    return "holds under conditions", (
+        f"Gaussian oracle: fewer steps from a nearer start, yes; a better image only if its error is white "
+        f"({white:+.2f} dB), not if it is smooth ({smooth:+.2f} dB)"
+    )
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim("1", "DIP leverages the structure of CNNs to generate high-quality images.", _dip_quality),
+    Claim("1", "DDPMs can generate diverse images through a diffusion process.", _diverse),
+    Claim("1", "Combining the two enhances image generation quality and speed.", _both),
+    Claim("2.1", "DIP uses the network's structure itself as the prior, without a training dataset.", _structure),
+    Claim("2.2", "DDPMs gradually add noise and learn to remove it.", _reverses),
+    Claim("2.2", "DDPMs often require significant computational resources and time.", _costly),
+    Claim("2.3", "DIP provides an initial image that guides the DDPM in its denoising.", _reaches),
+    Claim("2.3", "The combination reduces the number of diffusion steps required.", _fewer_steps),
+    Claim("2.3", "It improves speed while maintaining or enhancing image quality.", _both),
+    Claim("3.3", "DIP: 24.46 dB in 16.64 s.", _reported_dip),
+    Claim("3.3", "DDPM: −1.22 dB, SSIM 0.00, 30.00 s.", _reported_ddpm),
+    Claim("3.3", "DIP+DDPM: −1.20 dB, SSIM 0.00.", _reported_hybrid),
+    Claim("3.3", "DIP+DDPM takes 0.77 s.", _reported_time),
+    Claim("3.4", "The method improves both quality and speed over standalone DDPM.", _both),
+    Claim("3.4", "DIP is a strong prior that spares DDPM extensive denoising steps.", _fewer_steps),
+    Claim("3.4", "It yields higher PSNR and SSIM and reduces the overall time.", _both),
+    Claim("4.1", "A deeper network with more filters improved image quality …", _filters),
+    Claim("4.1", "… but increased memory usage and computation time.", _architecture_cost),
+    Claim("4.1", "The chosen architecture balances quality and efficiency.", _balance),
+    Claim("4.2", "From 1000 to 500 timesteps quality decreases slightly …", _half_quality),
+    Claim("4.2", "… and generation time falls significantly.", _half_time),
+    Claim("4.2", "There is a trade-off between speed and quality.", _trade_off),
+    Claim("4.3", "Higher noise levels required more denoising steps, and so more time.", _noise_steps),
+    Claim("4.3", "An adaptive schedule (large steps first) maintains quality.", _adaptive),
+    Claim("5", "Integrating DIP with DDPM significantly improves quality and speed.", _restores),
+    Claim("5", "Theory and experiments validate the approach.", _theory),
+    Claim("5", "It combines the strengths of both and addresses their limitations.", _over_dip),
+)
+
+COLLECTIONS = ("dip", "hybrid", "architecture", "timesteps", "dial")
+NUMBERS = ("introduction", "oracle", "generation", "bundled", "architecture", "noise", "restoration", "replay")
+
+
+def collected() -> Evidence:
+    """The evidence that the notebooks last kept in the store."""
+    return Evidence({n: experiment.collected(n) for n in COLLECTIONS}, {n: experiment.noted(n) for n in NUMBERS})
+
+
+def judge(claim: Claim, evidence: Evidence) -> Finding:
+    """The claim's verdict and its numbers; "not measured" where evidence is missing."""
+    try:
+        return claim.judge(evidence)
+    except Missing as missing:
+        return "not measured", f"needs the results called {missing}"
+
+
+def ledger(evidence: Evidence | None = None) -> pd.DataFrame:
+    """Every claim with its verdict: columns section, claim, verdict, numbers."""
+    evidence = evidence or collected()
+    rows = []
+    for claim in CLAIMS:
+        verdict, numbers = judge(claim, evidence)
+        rows.append({"section": claim.section, "claim": claim.sentence, "verdict": verdict, "numbers": numbers})
+    return pd.DataFrame(rows)
+
+
+def summary(evidence: Evidence | None = None) -> str:
+    """What remains of the idea, in a few computed sentences."""
+    evidence = evidence or collected()
+    parts = {name: judge(Claim("", "", rule), evidence) for name, rule in SUMMARY.items()}
+    return "\n".join(f"- **{name}**: {verdict} ({numbers})." for name, (verdict, numbers) in parts.items())
+
+
+SUMMARY: dict[str, Callable[[Evidence], Finding]] = {
+    "Fewer network calls from a better start": _fewer_steps,
+    "Better and faster than DDPM on a known target, all time counted": _both,
+    "Better than DIP": _over_dip,
+    "Better than DDPM where only a measurement is seen": _restores,
+    "What theory alone promises": _theory,
+}

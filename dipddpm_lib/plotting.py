@@ -1,0 +1,272 @@
+"""Results → ink. Never computes: what is drawn was measured elsewhere.
+
+Every figure, table and film is shown as an HTML <figure> with its caption and alt text, so that JupyterLab and the
+report read the same; the report numbers them.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+from matplotlib.figure import Figure
+from PIL import Image as PIL_Image
+from torch import Tensor
+
+from . import compute, images
+from .experiment import Interval
+from .types import Image
+
+# Okabe and Ito's palette: told apart by colour-blind readers and in grey
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#B8A800",
+    "#222222",
+)
+COLOURS = {"DIP": BLUE, "DDPM": RED, "DIP+DDPM": GREEN, "classical": ORANGE}
+CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+STYLE: dict[str, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 10,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.7,
+    "axes.edgecolor": "#666666",
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.8,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.fonttype": "path",
+    "svg.hashsalt": "dipddpm",
+    "figure.facecolor": "white",
+}
+
+
+def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
+    # a bare Figure: pyplot would keep it, and show it a second time
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(rows, columns, squeeze=False)
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes. series: name → (x, y) or (x, y, low, high); a dict keeps the legend's order.
+
+    lines: names drawn without markers, because they are sampled densely
+    levels: name → y of a dashed horizontal line
+    marks: name → x of a dotted vertical line
+    """
+
+    series: Mapping[str, tuple[Sequence[float], ...]]
+    x: str
+    y: str
+    title: str = ""
+    log_x: bool = False
+    log_y: bool = False
+    lines: bool = False
+    levels: Mapping[str, float] = field(default_factory=dict)
+    marks: Mapping[str, float] = field(default_factory=dict)
+    x_ticks: Sequence[float] = ()
+
+
+def curves(*panels: Panel, width: float = 9.0, height: float = 3.4) -> Figure:
+    """Panels side by side."""
+    with mpl.rc_context(STYLE):
+        fig, axes = _figure(1, len(panels), width, height)
+        for ax, panel in zip(axes[0], panels, strict=True):
+            _draw(ax, panel)
+    return fig
+
+
+def _draw(ax: Any, panel: Panel) -> None:
+    for i, (name, values) in enumerate(panel.series.items()):
+        colour = COLOURS.get(name, CYCLE[i % len(CYCLE)])
+        marker = "" if panel.lines else MARKERS[i % len(MARKERS)]
+        x, y = values[0], values[1]
+        ax.plot(x, y, marker=marker, markersize=5, color=colour, label=name)
+        if len(values) == 4:
+            ax.fill_between(x, values[2], values[3], color=colour, alpha=0.15, linewidth=0)
+    for i, (name, level) in enumerate(panel.levels.items()):
+        ax.axhline(level, linestyle=(0, (5, 3)), color=COLOURS.get(name, "#777777"), linewidth=1.2)
+        side = "left" if i % 2 == 0 else "right"
+        ax.annotate(
+            name,
+            (0.01 if side == "left" else 0.99, level),
+            xycoords=("axes fraction", "data"),
+            ha=side,
+            va="bottom",
+            fontsize=8,
+            color="#444444",
+        )
+    for name, mark in panel.marks.items():
+        ax.axvline(mark, linestyle=":", color="#444444", linewidth=1.2)
+        ax.annotate(
+            name, (mark, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom", fontsize=8
+        )
+    if panel.log_x:
+        ax.set_xscale("log")
+    if panel.log_y:
+        ax.set_yscale("log")
+    if len(panel.x_ticks):
+        ax.set_xticks(list(panel.x_ticks), [f"{t:g}" for t in panel.x_ticks])
+        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    ax.set_xlabel(panel.x)
+    ax.set_ylabel(panel.y)
+    ax.set_title(panel.title)
+    if len(panel.series) > 1:
+        ax.legend()
+
+
+def pictures(items: Mapping[str, Image], columns: int = 5, side: float = 1.9) -> Figure:
+    """A grid of images under their names, pixels left sharp."""
+    with mpl.rc_context(STYLE):
+        columns = min(columns, len(items))
+        rows = math.ceil(len(items) / columns)
+        fig, axes = _figure(rows, columns, side * columns, (side + 0.42) * rows)
+        for ax in axes.flat:
+            ax.axis("off")
+        for ax, (name, image) in zip(axes.flat, items.items(), strict=False):
+            ax.imshow(images.to_array(image), interpolation="nearest" if image.shape[-1] <= 160 else "antialiased")
+            ax.set_title(name, fontsize=8.5, fontweight="normal", loc="center")
+    return fig
+
+
+def heatmaps(tables: Mapping[str, pd.DataFrame], value: str, fmt: str = ".1f", width: float = 9.0) -> Figure:
+    """One map a table, side by side on one colour scale; rows and columns by name, the number in each cell."""
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        rows = max(len(t) for t in tables.values())
+        fig, axes = _figure(1, len(tables), width, 0.42 * rows + 1.3)
+        low = min(float(np.nanmin(t.to_numpy())) for t in tables.values())
+        high = max(float(np.nanmax(t.to_numpy())) for t in tables.values())
+        for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+            ax.imshow(table.to_numpy(), cmap="viridis", vmin=low, vmax=high, aspect="auto")
+            ax.set_xticks(range(table.shape[1]), [str(c) for c in table.columns])
+            ax.set_yticks(range(table.shape[0]), [str(r) for r in table.index])
+            ax.set_xlabel(str(table.columns.name or ""))
+            ax.set_ylabel(str(table.index.name or ""))
+            ax.set_title(title)
+            for (i, j), v in np.ndenumerate(table.to_numpy()):
+                dark = (v - low) < 0.6 * (high - low)
+                ax.text(j, i, format(v, fmt), ha="center", va="center", color="white" if dark else "black", fontsize=9)
+            ax.spines[:].set_visible(False)
+        fig.suptitle(value, x=0.01, ha="left", fontsize=9.5)
+    return fig
+
+
+def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) -> None:
+    """Display a figure: `label` ("fig-…") is its anchor, `caption` states what it shows, `alt` says what is seen."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        if raster:
+            fig.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+        else:
+            fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    kind = "image/png" if raster else "image/svg+xml"
+    _display_figure(label, "figure", _img(buffer.getvalue(), kind, alt), caption)
+
+
+def _img(data: bytes, kind: str, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="data:{kind};base64,{base64.b64encode(data).decode()}">'
+
+
+def _display_figure(label: str, kind: str, body: str, caption: str) -> None:
+    html = f'<figure id="{escape(label)}" class="{kind}">{body}<figcaption>{escape(caption)}</figcaption></figure>'
+    display(HTML(html))
+
+
+def film(frames: Tensor, names: Sequence[str], label: str, caption: str, alt: str, side: int = 256) -> None:
+    """Frames (k, 3, h, w) uint8 under a slider; the last is shown first, and is what paper gets."""
+    shown = []
+    for i, (frame, name) in enumerate(zip(frames, names, strict=True)):
+        buffer = io.BytesIO()
+        picture = PIL_Image.fromarray(frame.permute(1, 2, 0).numpy())
+        picture.resize((side, side), PIL_Image.Resampling.NEAREST).save(buffer, "WEBP", quality=85)
+        hidden = "" if i == len(names) - 1 else " hidden"
+        img = _img(buffer.getvalue(), "image/webp", f"{alt}, {name}")
+        shown.append(f'<div class="frame"{hidden}>{img}<span>{escape(name)}</span></div>')
+    # the one script of a film: show the frame that the slider names
+    handler = "const f=this.closest('figure').querySelectorAll('.frame');f.forEach((e,i)=>{e.hidden=i!=this.value})"
+    slider = (
+        f'<input type="range" min="0" max="{len(names) - 1}" value="{len(names) - 1}" '
+        f'aria-label="{escape(alt)}" oninput="{escape(handler)}">'
+    )
+    _display_figure(label, "figure film", "".join(shown) + slider, caption)
+
+
+def table(
+    frame: pd.DataFrame,
+    label: str,
+    caption: str,
+    formats: Mapping[str, str] | None = None,
+    best: Mapping[str, str] | None = None,
+) -> None:
+    """Display a table; `formats` by column (".2f"), `best` names columns whose "max" or "min" is set bold."""
+    formats, best = formats or {}, best or {}
+    winners = {c: getattr(pd.to_numeric(frame[c]), rule)() for c, rule in best.items()}
+    head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in frame.columns)
+    rows = []
+    for _, row in frame.iterrows():
+        cells = []
+        for column, value in row.items():
+            text = escape(_formatted(value, formats.get(str(column), "")))
+            if column in winners and value == winners[column]:
+                text = f"<strong>{text}</strong>"
+            numeric = isinstance(value, int | float | Interval | np.number)
+            cells.append(f"<td{' class=number' if numeric else ''}>{text}</td>")
+        rows.append(f"<tr>{''.join(cells)}</tr>")
+    body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    _display_figure(label, "table", body, caption)
+
+
+def _formatted(value: Any, fmt: str) -> str:
+    if isinstance(value, Interval):
+        spread = "" if math.isnan(value.low) else f" [{value.low:{fmt}}, {value.high:{fmt}}]"
+        return f"{value.mean:{fmt}}{spread}"
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    if isinstance(value, float | int | np.number) and not isinstance(value, bool) and fmt:
+        return format(value, fmt).replace("-", "−")
+    return str(value)
+
+
+def say(text: str) -> None:
+    """A paragraph of computed prose, in Markdown."""
+    display(Markdown(text))
+
+
+def settings(**values: Any) -> None:
+    """What this notebook ran with: its parameters, and the machine."""
+    made_on = {**compute.machine(), **compute.versions()}
+    rows = [("settings", values), ("machine", made_on)]
+    items = "".join(
+        f"<tr><th scope='row'>{name}</th><td>{escape(', '.join(f'{k} = {v}' for k, v in entries.items()))}</td></tr>"
+        for name, entries in rows
+    )
+    record = {k: str(v) for k, v in made_on.items()}
+    bundle = {
+        "text/html": f'<table class="settings"><tbody>{items}</tbody></table>',
+        "application/vnd.dipddpm.record+json": json.dumps(record),
+    }
+    display(bundle, raw=True)

@@ -1,0 +1,229 @@
+"""The one decision about device, precision and threads; seeded generators; peak memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dipddpm_lib import compute
+from dipddpm_lib.types import InputError
+
+MIB = 2**20
+
+
+@pytest.fixture
+def decide(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., compute.Compute]]:
+    """Decide afresh under the given environment; afterwards threads and the decision are as before."""
+    threads = torch.get_num_threads()
+
+    def decide(**environment: str) -> compute.Compute:
+        for name in ("DIPDDPM_DEVICE", "DIPDDPM_DTYPE", "DIPDDPM_THREADS", "OMP_NUM_THREADS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        compute.default.cache_clear()
+        return compute.default()
+
+    yield decide
+    compute.default.cache_clear()
+    torch.set_num_threads(threads)
+
+
+def test_the_decision_is_made_once() -> None:
+    assert compute.default() is compute.default()
+
+
+def test_the_environment_overrides_precision_and_threads(decide: Callable[..., compute.Compute]) -> None:
+    chosen = decide(DIPDDPM_DEVICE="cpu", DIPDDPM_DTYPE="float32", DIPDDPM_THREADS="1")
+    assert chosen == compute.Compute("cpu", "float32", channels_last=False, threads=1)
+    assert torch.get_num_threads() == 1
+    chosen = decide(DIPDDPM_DEVICE="cpu", DIPDDPM_DTYPE="bfloat16", DIPDDPM_THREADS="1")
+    assert chosen == compute.Compute("cpu", "bfloat16", channels_last=True, threads=1)
+
+
+def test_threads_follow_omp_but_our_own_variable_first(decide: Callable[..., compute.Compute]) -> None:
+    assert decide(OMP_NUM_THREADS="1").threads == 1
+    assert decide(OMP_NUM_THREADS="999999", DIPDDPM_THREADS="1").threads == 1
+    assert decide(OMP_NUM_THREADS="1,2").threads == 1  # nested levels: the outermost counts
+
+
+def test_threads_never_exceed_the_cores_that_this_process_may_use(
+    decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "available_cores", lambda: 2)
+    assert decide(DIPDDPM_THREADS="64").threads == 2
+    assert decide().threads == 2
+
+
+def test_empty_variables_count_as_unset(decide: Callable[..., compute.Compute]) -> None:
+    assert decide(DIPDDPM_DEVICE="", DIPDDPM_DTYPE="", DIPDDPM_THREADS="") == decide()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DIPDDPM_DTYPE", "float16"),
+        ("DIPDDPM_DTYPE", "bf16"),
+        ("DIPDDPM_THREADS", "0"),
+        ("DIPDDPM_THREADS", "-1"),
+        ("DIPDDPM_THREADS", "two"),
+        ("DIPDDPM_THREADS", "1.5"),
+        ("OMP_NUM_THREADS", "all"),
+        ("DIPDDPM_DEVICE", "gpu"),
+        ("DIPDDPM_DEVICE", "meta"),
+        ("DIPDDPM_DEVICE", "cuda:x"),
+    ],
+)
+def test_nonsense_in_the_environment_is_refused_in_one_line(
+    decide: Callable[..., compute.Compute], name: str, value: str
+) -> None:
+    with pytest.raises(InputError) as caught:
+        decide(**{name: value})
+    assert "\n" not in str(caught.value)
+    assert repr(value) in str(caught.value)
+    assert name in str(caught.value)
+
+
+def test_asking_for_a_gpu_where_none_is_says_so_at_once(
+    decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="cuda"):
+        decide(DIPDDPM_DEVICE="cuda")
+
+
+def test_a_gpu_is_taken_where_there_is_one(
+    decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    chosen = decide()
+    assert (chosen.device, chosen.dtype, chosen.channels_last) == ("cuda", "bfloat16", True)
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "dtype"),
+    [
+        ("AVX512", "flags : avx512f amx_bf16", "bfloat16"),
+        ("AVX512", "flags : avx512f avx512_bf16", "bfloat16"),
+        ("AVX512", "flags : avx512f", "float32"),
+        ("AVX2", "flags : avx512f amx_bf16", "float32"),
+        ("DEFAULT", "flags : avx512f amx_bf16", "float32"),
+        ("AVX512", None, "float32"),  # macOS, Windows: no /proc
+    ],
+)
+def test_bf16_is_chosen_only_where_the_processor_multiplies_in_it(
+    decide: Callable[..., compute.Compute],
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str,
+    flags: str | None,
+    dtype: str,
+) -> None:
+    def read_text(path: Path, *_: object, **__: object) -> str:
+        if flags is None:
+            raise FileNotFoundError(path)
+        return flags
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert decide().dtype == dtype
+
+
+def test_autocast_holds_what_was_decided() -> None:
+    a, b = torch.ones(8, 8), torch.ones(8, 8)
+    with compute.Compute("cpu", "bfloat16", True, 1).autocast():
+        assert (a @ b).dtype == torch.bfloat16
+        assert (a * b).dtype == torch.float32, "samplers' own arithmetic stays float32"
+    with compute.Compute("cpu", "float32", False, 1).autocast():
+        assert (a @ b).dtype == torch.float32
+
+
+def test_the_yardstick_is_plain_float32_on_the_same_device() -> None:
+    plain = compute.Compute("cuda", "bfloat16", True, 3).float32()
+    assert plain == compute.Compute("cuda", "float32", channels_last=False, threads=3)
+    assert plain.memory_format == torch.contiguous_format
+    assert compute.Compute("cpu", "bfloat16", True, 1).memory_format == torch.channels_last
+
+
+# ---- generators
+
+
+@given(st.integers(0, 2**40), st.text(max_size=20))
+def test_the_same_seed_and_stream_give_the_same_draws(seed: int, stream: str) -> None:
+    first = torch.randn(8, generator=compute.generator(seed, stream))
+    assert torch.equal(first, torch.randn(8, generator=compute.generator(seed, stream)))
+    assert not torch.equal(first, torch.randn(8, generator=compute.generator(seed + 1, stream)))
+    assert not torch.equal(first, torch.randn(8, generator=compute.generator(seed, stream + "x")))
+
+
+def test_neighbouring_seeds_and_streams_are_uncorrelated() -> None:
+    n = 20_000
+    draws = [torch.randn(n, generator=compute.generator(s, name)) for s in range(4) for name in ("dip", "sample")]
+    correlation = torch.corrcoef(torch.stack(draws)) - torch.eye(len(draws))
+    # independent: N(0, 1/n) each; 28 pairs beyond 5σ once in 60 000 runs, and the seeds are fixed
+    assert correlation.abs().max() < 5 / n**0.5
+
+
+def test_a_generator_lives_on_the_cpu() -> None:
+    assert compute.generator(0, "x").device.type == "cpu"
+
+
+# ---- records
+
+
+def test_what_a_record_says_of_the_machine_is_json() -> None:
+    machine = json.loads(json.dumps(compute.machine()))
+    assert set(machine) == {"processor", "cores", "system", "device", "dtype", "channels_last", "threads"}
+    assert machine["processor"]
+    assert 1 <= machine["threads"] <= machine["cores"]
+    versions = compute.versions()
+    assert versions["torch"] == torch.__version__.split("+")[0]
+    assert all(part[0].isdigit() for part in versions.values())
+
+
+# ---- memory
+
+
+def touched(mib: int) -> torch.Tensor:
+    """A tensor whose pages are really there."""
+    return torch.full((mib * MIB // 4,), 1.0)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the exact count is Linux's")
+def test_peak_memory_sees_what_was_freed_again_and_not_what_was_there_before() -> None:
+    kept = touched(80)
+    del kept
+    with compute.peak_memory() as large:
+        x = touched(64)
+        del x
+    with compute.peak_memory() as small:
+        x = touched(16)
+        del x
+    # besides the tensor the interpreter's own pages: a few MiB
+    assert 64 * MIB * 0.95 <= large.bytes <= 80 * MIB
+    assert 16 * MIB * 0.9 <= small.bytes <= 32 * MIB, "an earlier peak is counted again"
+
+
+@pytest.mark.parametrize("error", [OSError, AttributeError, ValueError, KeyboardInterrupt])
+def test_peak_memory_lets_an_error_of_the_work_through(error: type[BaseException]) -> None:
+    with pytest.raises(error, match="the work's own"), compute.peak_memory():
+        raise error("the work's own")
+
+
+def test_peak_memory_falls_back_to_the_high_water_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the kernel's mark cannot be reset, a new record is still counted."""
+
+    def denied(*_: object) -> None:
+        raise PermissionError(13, "no")
+
+    monkeypatch.setattr(Path, "write_text", denied)
+    with compute.peak_memory() as peak:
+        x = touched(8)
+        del x
+    assert peak.bytes >= 0

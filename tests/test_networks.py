@@ -1,0 +1,307 @@
+"""The networks: the published parameter counts, any image size, the v-prediction's algebra, seeded weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from dipddpm_lib.networks import DeepDecoder, DenoisingUNet, SkipNetwork, build, parameter_count
+
+U = 2.0**-24  # relative error of one rounding in float32
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def published(seed: int = 0) -> nn.Module:
+    return build(
+        SkipNetwork,
+        generator(seed),
+        filters=(128,) * 5,
+        skip=(4,) * 5,
+        in_channels=32,
+        upsampling="bilinear",
+        lean=False,
+    )
+
+
+def small(lean: bool, upsampling: str = "nearest", scales: int = 4, seed: int = 0) -> nn.Module:
+    return build(
+        SkipNetwork,
+        generator(seed),
+        filters=(8,) * scales,
+        skip=(4, 0) * (scales // 2) + (4,) * (scales % 2),
+        in_channels=5,
+        upsampling=upsampling,
+        lean=lean,
+    )
+
+
+def decoder(seed: int = 0) -> nn.Module:
+    return build(DeepDecoder, generator(seed), filters=(16, 16, 16), in_channels=7)
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """The same with every zero-initialised convolution filled: nothing is switched off any more."""
+    for name, p in network.named_parameters():
+        if name.endswith("conv2.weight") or name == "head.2.weight":
+            nn.init.normal_(p, std=p[0].numel() ** -0.5, generator=generator(7))
+    return network
+
+
+def unet(channels: tuple[int, ...] = (8, 16, 16), seed: int = 0) -> nn.Module:
+    return build(DenoisingUNet, generator(seed), channels=channels)
+
+
+MAKERS: list[Callable[[int], nn.Module]] = [
+    lambda seed: small(True, seed=seed),
+    lambda seed: small(False, seed=seed),
+    decoder,
+    lambda seed: unet(seed=seed),
+]
+
+
+# ---- published sizes
+
+
+def test_the_published_dip_network_has_the_published_number_of_parameters() -> None:
+    """`skip` of DmitryUlyanov/deep-image-prior with its denoising arguments."""
+    assert parameter_count(published()) == 2_217_831
+
+
+def test_the_snail_has_the_published_number_of_parameters() -> None:
+    """The same repository's settings for the picture of a snail."""
+    network = build(
+        SkipNetwork,
+        generator(),
+        filters=(8, 16, 32, 64, 128),
+        skip=(0, 0, 0, 4, 4),
+        in_channels=3,
+        upsampling="bilinear",
+        lean=False,
+    )
+    assert parameter_count(network) == 572_827
+
+
+def test_the_deep_decoder_has_about_the_published_number_of_parameters() -> None:
+    """k = 128 and five upsamplings: "100 k" in Heckel and Hand; exactly, by hand: 1×1 convolutions and norms."""
+    network = build(DeepDecoder, generator(), filters=(128,) * 5, in_channels=128)
+    assert parameter_count(network) == 6 * 128 * 128 + 6 * 2 * 128 + 3 * 128 + 3
+
+
+# ---- sizes
+
+
+SIZES = [(16, 16), (17, 16), (33, 47), (64, 32), (31, 100), (32, 33)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("lean", [False, True])
+@pytest.mark.parametrize("upsampling", ["bilinear", "nearest"])
+def test_a_skip_network_keeps_any_size(size: tuple[int, int], lean: bool, upsampling: str) -> None:
+    z = torch.rand(1, 5, *size, generator=generator())
+    out = small(lean, upsampling)(z)
+    assert out.shape == (1, 3, *size)
+    assert out.dtype == torch.float32
+    assert -1 <= out.min() < out.max() <= 1
+
+
+@pytest.mark.parametrize("size", [(16, 16), (33, 50)])
+def test_the_published_network_takes_sizes_its_own_code_does_not(size: tuple[int, int]) -> None:
+    out = published()(torch.rand(1, 32, *size, generator=generator()))
+    assert out.shape == (1, 3, *size)
+    assert torch.isfinite(out).all()
+
+
+@pytest.mark.parametrize("size", [*SIZES, (1, 1), (3, 5)])
+def test_the_unet_keeps_any_size(size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size, generator=generator())
+    network = awake(unet())
+    assert network(x, 0.5).shape == x.shape
+    assert torch.isfinite(network(x, 0.5)).all()
+
+
+@pytest.mark.parametrize("coarse", [(2, 2), (4, 7), (5, 3)])
+def test_a_deep_decoders_output_is_two_to_its_depth_times_its_input(coarse: tuple[int, int]) -> None:
+    out = decoder()(torch.rand(1, 7, *coarse, generator=generator()))
+    assert out.shape == (1, 3, 8 * coarse[0], 8 * coarse[1])
+    assert -1 <= out.min() < out.max() <= 1
+
+
+# ---- structure
+
+
+def test_lean_and_published_differ_in_what_the_docstring_says() -> None:
+    lean, whole = small(True), small(False)
+    strided = [sum(m.stride == (2, 2) for m in n.modules() if isinstance(m, nn.Conv2d)) for n in (lean, whole)]
+    assert strided == [4, 4]
+    convolutions = [sum(isinstance(m, nn.Conv2d) for m in n.down.modules()) for n in (lean, whole)]
+    assert convolutions == [4, 8]
+    assert {m.padding_mode for m in lean.modules() if isinstance(m, nn.Conv2d)} == {"zeros"}
+    assert any(m.padding_mode == "reflect" for m in whole.modules() if isinstance(m, nn.Conv2d))
+
+
+def test_skips_reach_the_output_and_scales_without_them_have_none() -> None:
+    """With every decoder weight that reads the deeper path at zero, only a skip can carry z to the output."""
+    network = small(True)
+    z = torch.rand(1, 5, 16, 16, generator=generator())
+    before = network(z)
+    nn.init.zeros_(network.skip[0][0].weight)
+    nn.init.zeros_(network.skip[0][0].bias)
+    assert not torch.allclose(network(z), before)
+    assert [isinstance(s, nn.Identity) for s in network.skip] == [False, True, False, True]
+
+
+def test_batch_norm_works_the_same_in_evaluation_mode() -> None:
+    """DIP has one image: statistics are always its own."""
+    network = small(False)
+    z = torch.rand(1, 5, 32, 32, generator=generator())
+    training = network.train()(z)
+    assert torch.equal(network.eval()(z), training)
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    """A layer built and forgotten would stay without one."""
+    for network, z in (
+        (small(True), torch.rand(1, 5, 32, 32, generator=generator())),
+        (small(False), torch.rand(1, 5, 32, 32, generator=generator())),
+        (decoder(), torch.rand(1, 7, 4, 4, generator=generator())),
+    ):
+        network(z).square().mean().backward()
+        assert all(p.grad is not None for p in network.parameters())
+    network = unet()
+    network.v(torch.randn(1, 3, 16, 16, generator=generator()), 1.0).sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+
+
+# ---- the denoiser's algebra
+
+
+@pytest.mark.parametrize("sigma", [0.0, 1e-3, 0.2, 1.0, 7.0, 500.0])
+def test_an_untrained_denoiser_returns_the_shrunken_input(sigma: float) -> None:
+    """Zero-initialised: v = 0, so E[x_0 | x_t] = √ᾱ x_t exactly."""
+    network = unet()
+    x_t = torch.randn(2, 3, 16, 16, generator=generator())
+    assert (network.v(x_t, sigma) == 0).all()
+    root_alpha_bar = torch.tensor(1 / math.sqrt(1 + sigma**2))
+    # 1 + σ², its root and the product: a few roundings
+    assert ((network(x_t, sigma) - root_alpha_bar * x_t).abs() <= 8 * U * root_alpha_bar * x_t.abs()).all()
+
+
+def test_the_true_v_gives_back_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """x_0 = √ᾱ x_t − √(1−ᾱ) v for x_t = √ᾱ x_0 + √(1−ᾱ) ε, v = √ᾱ ε − √(1−ᾱ) x_0; one σ for each image."""
+    network = unet()
+    sigma = torch.tensor([0.0, 0.05, 1.0, 3.0, 80.0])
+    x0 = torch.rand(5, 3, 8, 8, generator=generator()) * 2 - 1
+    eps = torch.randn(5, 3, 8, 8, generator=generator(1))
+    a = (1 / (1 + sigma.double() ** 2))[:, None, None, None]
+    x_t = (a.sqrt() * x0 + (1 - a).sqrt() * eps).float()
+    v = (a.sqrt() * eps - (1 - a).sqrt() * x0).float()
+    monkeypatch.setattr(network, "v", lambda x, s: v)
+    bound = 16 * U * (x_t.abs() + v.abs())  # each factor at most 1: a few roundings of either term
+    assert ((network(x_t, sigma) - x0).abs() <= bound).all()
+
+
+def test_v_and_the_denoised_image_are_views_of_one_output() -> None:
+    network = awake(unet())
+    x_t = torch.randn(3, 3, 16, 16, generator=generator())
+    sigma = torch.tensor([0.1, 1.0, 10.0])
+    alpha = (1 / (1 + sigma**2)).sqrt()[:, None, None, None]
+    v = network.v(x_t, sigma)
+    assert v.abs().max() > 0.1
+    wanted = alpha * x_t - (1 - alpha**2).sqrt() * v
+    assert torch.allclose(network(x_t, sigma), wanted, rtol=0, atol=32 * U * (x_t.abs().max() + v.abs().max()).item())
+
+
+def test_each_image_of_a_batch_is_denoised_on_its_own_at_its_own_level() -> None:
+    network = awake(unet())
+    x = torch.randn(3, 3, 16, 16, generator=generator())
+    sigma = torch.tensor([0.1, 1.0, 10.0])
+    together = network(x, sigma)
+    for i in range(3):
+        alone = network(x[i : i + 1], float(sigma[i]))
+        # the same sums in another order, ten layers deep
+        assert torch.allclose(together[i : i + 1], alone, rtol=0, atol=1e-4)
+    assert not torch.allclose(network(x, 0.1), network(x, 1.0), atol=1e-2), "σ must matter beyond its own algebra"
+
+
+def test_the_noise_level_conditions_v() -> None:
+    network = awake(unet())
+    x = torch.randn(1, 3, 16, 16, generator=generator())
+    outputs = [network.v(x, sigma) for sigma in (0.01, 0.1, 1.0, 10.0, 100.0)]
+    for i, a in enumerate(outputs):
+        for b in outputs[i + 1 :]:
+            assert (a - b).abs().max() > 1e-3
+    assert all(torch.isfinite(network.v(x, sigma)).all() for sigma in (0.0, 1e-30, 1e30))
+
+
+# ---- weights
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_same_generator_gives_the_same_weights_and_another_gives_others(
+    make: Callable[[int], nn.Module],
+) -> None:
+    first, again, other = make(0).state_dict(), make(0).state_dict(), make(1).state_dict()
+    assert all(torch.equal(first[k], again[k]) for k in first)
+    assert any(not torch.equal(first[k], other[k]) for k in first)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.global_random
+def test_weights_do_not_depend_on_the_global_state(make: Callable[[int], nn.Module]) -> None:
+    torch.manual_seed(1)
+    first = make(0).state_dict()
+    torch.manual_seed(2)
+    assert all(torch.equal(first[k], v) for k, v in make(0).state_dict().items())
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_no_weight_keeps_what_the_memory_held_before(
+    make: Callable[[int], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`build` starts from uninitialised memory; here that memory is full of NaN."""
+    to_empty = nn.Module.to_empty
+
+    def to_nan(module: nn.Module, **arguments: object) -> nn.Module:
+        module = to_empty(module, **arguments)
+        for tensor in [*module.parameters(), *module.buffers()]:
+            tensor.data.fill_(math.nan)
+        return module
+
+    monkeypatch.setattr(nn.Module, "to_empty", to_nan)
+    for name, value in make(0).state_dict().items():
+        assert torch.isfinite(value).all(), name
+
+
+def test_convolutions_start_uniform_within_one_over_root_fan_in() -> None:
+    """PyTorch's own initial distribution U(−b, b), b = 1/√fan_in, whose variance is b²/3."""
+    network = published()
+    seen = 0
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            weight = module.weight.detach()
+            bound = 1 / math.sqrt(weight[0].numel())
+            assert weight.abs().max() <= bound
+            n = weight.numel()
+            # the sample variance of n uniforms has relative error √(0.8/n); 5σ
+            assert abs(3 * weight.var().item() / bound**2 - 1) < 5 * math.sqrt(0.8 / n) + 1 / n
+            assert module.bias.detach().abs().max() <= bound
+            seen += n
+        if isinstance(module, nn.BatchNorm2d):
+            assert (module.weight == 1).all()
+            assert (module.bias == 0).all()
+    assert seen > 2_000_000
+
+
+def test_residual_branches_and_the_head_start_at_zero() -> None:
+    network = unet()
+    zeros = [name for name, p in network.named_parameters() if p.dim() == 4 and (p == 0).all()]
+    blocks = 2 * 3 + 1  # an encoder and a decoder block a scale, and the middle
+    assert len(zeros) == blocks + 1
+    assert "head.2.weight" in zeros

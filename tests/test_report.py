@@ -1,0 +1,621 @@
+"""The report builder: what stands on the page, what stops the build, what runs.
+
+Most tests render notebooks whose outputs are written by hand, without a kernel. Each asks for one property that a
+reader, or an author with a mistake in a notebook, would notice.
+"""
+
+# ruff: noqa: E402 (report/ is a folder of scripts, not a package: its path comes before its imports)
+from __future__ import annotations
+
+import base64
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import nbformat
+import pytest
+from lxml import html
+from nbformat import v4
+from PIL import Image
+
+REPORT = Path(__file__).resolve().parents[1] / "report"
+sys.path.insert(0, str(REPORT))
+
+import build
+import execution
+import page
+import printing
+import prose
+from bibliography import Bibliography
+from errors import BuildError
+
+EVIL = '"><img src=x onerror=alert(1)>'
+HANDLER = "const f=this.closest('figure').querySelectorAll('.frame');f.forEach((e,i)=>{e.hidden=i!=this.value})"
+
+
+# ---- material
+
+
+def pixel(width: int = 2, height: int = 2) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "white").save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def figure(name: str, caption: str = "It rises.", alt: str = "a line", kind: str = "figure") -> str:
+    caption = f"<figcaption>{caption}</figcaption>" if caption else ""
+    alt = f' alt="{alt}"' if alt else ""
+    return f'<figure id="{name}" class="{kind}"><img{alt} src="{pixel()}">{caption}</figure>'
+
+
+def table(name: str) -> str:
+    cells = '<tr><td>DIP</td><td class="number">26.3</td></tr>'
+    body = f"<table><thead><tr><th>method</th><th>dB</th></tr></thead><tbody>{cells}</tbody></table>"
+    return f'<figure id="{name}" class="table">{body}<figcaption>It wins.</figcaption></figure>'
+
+
+def film(name: str, frames: int = 6, handler: str = HANDLER) -> str:
+    images = "".join(
+        f'<div class="frame"{"" if i == frames - 1 else " hidden"}><img alt="step {i}" src="{pixel()}"></div>'
+        for i in range(frames)
+    )
+    slider = f'<input type="range" min="0" max="{frames - 1}" oninput="{handler}">'
+    return f'<figure id="{name}" class="figure film">{images}{slider}<figcaption>It clears.</figcaption></figure>'
+
+
+def shows(
+    data: str | Mapping[str, object], source: str = "show()", tags: tuple[str, ...] = ()
+) -> nbformat.NotebookNode:
+    """A code cell that has displayed `data` (text/html, where it is a string)."""
+    bundle = {"text/html": data} if isinstance(data, str) else data
+    return v4.new_code_cell(source, outputs=[v4.new_output("display_data", data=bundle)], metadata={"tags": list(tags)})
+
+
+def prints(text: str, name: str = "stdout") -> nbformat.NotebookNode:
+    return v4.new_code_cell("print()", outputs=[v4.new_output("stream", name=name, text=text)])
+
+
+def parameters(source: str) -> nbformat.NotebookNode:
+    return v4.new_code_cell(source, metadata={"tags": ["parameters"]})
+
+
+def notebook(*cells: str | nbformat.NotebookNode, **metadata: object) -> nbformat.NotebookNode:
+    made = [v4.new_markdown_cell(cell) if isinstance(cell, str) else cell for cell in cells]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return v4.new_notebook(cells=made, metadata={"kernelspec": kernel, **metadata})
+
+
+Render = Callable[..., str]
+
+
+@pytest.fixture
+def render(tmp_path: Path) -> Render:
+    """Render one notebook's cells, or several notebooks by keyword, as if they had just been run."""
+
+    def rendered(*cells: str | nbformat.NotebookNode, **notebooks: nbformat.NotebookNode) -> str:
+        folder = tmp_path / "executed"
+        folder.mkdir(exist_ok=True)
+        if cells:
+            notebooks = {"00_first": notebook(*cells)}
+        for stem, content in notebooks.items():
+            nbformat.write(content, folder / f"{stem}.ipynb")
+        return page.render(folder, sorted(notebooks), REPORT / "references.bib")[0]
+
+    return rendered
+
+
+@pytest.fixture
+def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of two source notebooks; what the builder sets in the environment is undone."""
+    for name in ("SOURCE_DATE_EPOCH", "JUPYTER_PREFER_ENV_PATH", "PYDEVD_DISABLE_FILE_VALIDATION"):
+        monkeypatch.setenv(name, os.environ.get(name, "1"))
+    folder = tmp_path / "notebooks"
+    (folder / "presets").mkdir(parents=True)
+    first = notebook("# 1 First\n\nSee [](#sec-5).", parameters('NAME = "astronaut"\nSIZE = 32'), "Text.")
+    last = notebook("# 5 Last", parameters("SIGMA = 0.5\nSIZE = 32\nMODES = ['a=b#c']  # x = y"), "End.")
+    nbformat.write(first, folder / "00_first.ipynb")
+    nbformat.write(last, folder / "08_conclusion.ipynb")
+    return folder
+
+
+@pytest.fixture
+def no_kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, object]]]:
+    """Instead of running, note what would have run, and hand over the source as if it had."""
+    started: list[tuple[str, dict[str, object]]] = []
+
+    def note(path: Path, folder: Path, given: dict[str, object]) -> float:
+        started.append((path.stem, given))
+        folder.mkdir(exist_ok=True)
+        shutil.copy(path, folder / path.name)
+        return 0.0
+
+    monkeypatch.setattr(execution, "run_notebook", note)
+    return started
+
+
+def run_build(sources: Path, *arguments: str) -> int:
+    return build.main(["--notebooks", str(sources), "--output", str(sources.parent / "out"), *arguments])
+
+
+def tree(text: str) -> html.HtmlElement:
+    return html.document_fromstring(text)
+
+
+def words(text: str) -> str:
+    return " ".join(tree(text).text_content().split())
+
+
+# ---- formulas
+
+
+def test_formulas_become_mathml(render: Render) -> None:
+    text = render("Let $x_t = \\sqrt{\\bar\\alpha_t}\\,x_0$.\n\n$$ a = b \\label{eq-one} $$\n\n$$ c = d $$")
+    main = tree(text).get_element_by_id("content")
+    assert len(main.findall(".//math")) == 3
+    assert "$" not in main.text_content()
+    assert main.xpath("string(//span[@id='eq-one']/span[@class='equation-number'])") == "(1)"
+    assert "\\label" not in text
+
+
+def test_computed_prose_is_rendered_like_written_prose(render: Render) -> None:
+    text = render(
+        shows({"text/markdown": "**12 s** at $\\sigma = 25$, see [](#eq-x) [@ho2020]."}), "$$y\\label{eq-x}$$"
+    )
+    cell = tree(text).xpath("//div[@data-cell='cell 1']")[0]
+    assert cell.find(".//math") is not None
+    assert cell.xpath("string(.//strong)") == "12 s"
+    assert "equation (1)" in cell.text_content()
+    assert "Ho et al. 2020" in cell.text_content()
+
+
+def test_bad_tex_names_notebook_and_formula(render: Render) -> None:
+    with pytest.raises(BuildError, match=r"00_first, Markdown cell 1: formula \$\\frac\{a\$: .*end of input"):
+        render("Let $\\frac{a$ be.")
+
+
+@pytest.mark.parametrize("name", ["equation", "align", "align*", "gather"])
+def test_latex_environments_are_numbered_by_the_page_alone(render: Render, name: str) -> None:
+    body = "a" if name == "equation" else "a &= b \\\\ c &= d" if "align" in name else "a \\\\ b"
+    text = render(f"\\begin{{{name}}} {body} \\label{{eq-n}} \\end{{{name}}}\n\nBy [](#eq-n).")
+    assert words(text).count("(1)") == 2, "once beside the equation, once in the reference"
+
+
+def test_two_labels_in_one_formula_are_refused(render: Render) -> None:
+    with pytest.raises(BuildError, match=r"one \\label, found 2"):
+        render("$$ a \\label{eq-a} b \\label{eq-b} $$")
+
+
+# ---- numbers and references
+
+
+def test_figures_tables_and_equations_are_numbered_across_notebooks(render: Render) -> None:
+    first = notebook("# 1 One\n\nSee [](#fig-b), [](#tab-t), [](#eq-e) and [](#sec-two).", shows(figure("fig-a")))
+    second = notebook("# 2 Two\n\n$$ x \\label{eq-e} $$", shows(figure("fig-b")), shows(table("tab-t")))
+    text = render(**{"00_first": first, "01_second": second})
+    root = tree(text)
+    assert "See Figure 2, Table 1, equation (1) and 2 Two." in words(text)
+    assert root.xpath("string(//figure[@id='fig-b']/figcaption)") == "Figure 2. It rises."
+    assert root.xpath("string(//figure[@id='tab-t']/figcaption/b)") == "Table 1."
+    assert root.xpath("//a[@href='#sec-two']")
+
+
+def test_the_head_of_a_column_of_numbers_is_aligned_with_it(render: Render) -> None:
+    heads = tree(render(shows(table("tab-t")))).xpath("//figure//th")
+    assert [head.get("class") for head in heads] == [None, "number"]
+
+
+@pytest.mark.parametrize("written", ["sec-implementation", "sec-3-1-implementation", "sec-3.1", "sec-3-1"])
+def test_a_section_can_be_named_with_and_without_its_number(render: Render, written: str) -> None:
+    root = tree(render(f"# 3 Method\n\n## 3.1 Implementation\n\nSee [](#{written})."))
+    link = root.xpath("//p/a[@href='#sec-implementation']")[0]
+    assert link.text_content() == "3.1 Implementation"
+
+
+def test_a_reference_keeps_the_text_that_its_author_gave(render: Render) -> None:
+    assert "the curve above" in words(render(shows(figure("fig-a")), "[the curve above](#fig-a)"))
+
+
+def test_equal_headings_get_different_ids(render: Render) -> None:
+    root = tree(render("## Results\n\n# 4 More\n\n## Results"))
+    assert root.xpath("//main//h3/@id") == ["sec-results", "sec-results-2"]
+
+
+def test_contents_list_h1_and_h2(render: Render) -> None:
+    root = tree(render("# 3 Method\n\n## 3.1 Set-up\n\n### Detail"))
+    entries = root.xpath("//aside//nav//a/text()")
+    assert entries == ["3 Method", "3.1 Set-up", "The record of this run"]
+    assert root.xpath("//aside//nav/ol/li/ol/li/a/@href") == ["#sec-set-up"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (shows(figure("fig-a", alt="")), "00_first, cell 1: figure fig-a: an image has no alt"),
+        (shows(figure("fig-a", alt=" ")), "00_first, cell 1: figure fig-a: an image has no alt"),
+        (shows({"image/png": pixel().partition(",")[2]}), "00_first, cell 1: <img> outside a figure: .* no alt"),
+        (shows(figure("fig-a", caption="")), "00_first, cell 1: figure fig-a has no caption"),
+        (shows(figure("fig-a", caption=" ")), "00_first, cell 1: figure fig-a has no caption"),
+        (shows(figure("fig-a") + figure("fig-a")), "00_first, cell 1: the id fig-a occurs twice"),
+        ("See [](#fig-none).", "00_first, Markdown cell 1: a reference to #fig-none, which is nowhere"),
+        (shows("<script>alert(1)</script>"), "00_first, cell 1: a <script>"),
+        (shows('<b onclick="x()">b</b>'), "00_first, cell 1: onclick on <b>"),
+        (shows('<img alt="a" src="https://example.org/a.png">'), "00_first, cell 1: <img src> loads https://example"),
+        (shows('<b style="background:url(http://e.org/a)">b</b>'), "00_first, cell 1: a style loads"),
+        (shows('<iframe srcdoc="x"></iframe>'), "00_first, cell 1: <iframe>"),
+    ],
+)
+def test_a_hole_in_the_page_stops_the_build(render: Render, cell: nbformat.NotebookNode | str, message: str) -> None:
+    with pytest.raises(BuildError, match=message) as caught:
+        render(cell)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_output_takes_its_alt_text_from_the_metadata(render: Render) -> None:
+    output = v4.new_output(
+        "display_data", data={"image/png": pixel().partition(",")[2]}, metadata={"image/png": {"alt": "a cat"}}
+    )
+    root = tree(render(v4.new_code_cell("show()", outputs=[output])))
+    assert root.xpath("//main//img/@alt") == ["a cat"]
+
+
+# ---- citations
+
+
+def test_citations_link_to_the_list_of_cited_works(render: Render) -> None:
+    text = render("As in [@ulyanov2018] and [@song2021ddim, Eq. 12; @salimans2022].")
+    root = tree(text)
+    assert "(Ulyanov et al. 2018) and (Song et al. 2021, Eq. 12; Salimans and Ho 2022)" in words(text)
+    assert [item.get("id") for item in root.xpath("//section[@class='references']//li")] == [
+        "ref-salimans2022",
+        "ref-song2021ddim",
+        "ref-ulyanov2018",
+    ]
+    link = root.xpath("//a[@href='#ref-ulyanov2018']")[0]
+    assert "Deep Image Prior" in link.get("title")
+    assert root.xpath("//li[@id='ref-ulyanov2018']/a/@href") == [
+        "https://doi.org/10.1109/CVPR.2018.00984",
+        "https://arxiv.org/abs/1711.10925",
+    ]
+
+
+def test_an_unknown_key_fails_and_names_the_nearest(render: Render) -> None:
+    with pytest.raises(BuildError, match=r"00_first, Markdown cell 1: citation @ho2021 .* did you mean @ho2020\?"):
+        render("As in [@ho2021].")
+
+
+def test_code_and_links_are_no_citations(render: Render) -> None:
+    text = render("Write `[@nobody]` or [write](mailto:a@b.org).")
+    assert "[@nobody]" in words(text)
+    assert "References" not in words(text)
+
+
+def test_every_entry_of_the_bibliography_is_whole() -> None:
+    entries = Bibliography(REPORT / "references.bib").entries
+    assert len(entries) >= 20
+    for entry in entries.values():
+        assert entry.links, f"{entry.key} leads nowhere"
+        assert not re.search(r"[{}\\]|--", entry.text), f"{entry.key} shows BibTeX"
+        assert entry.text.endswith("."), entry.text
+
+
+def test_a_broken_bibliography_is_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.bib"
+    broken.write_text("@article{a,\n title={x}\n")
+    with pytest.raises(BuildError, match=r"broken\.bib, line 1"):
+        Bibliography(broken)
+
+
+# ---- cells
+
+
+def test_code_is_folded_and_output_is_not(render: Render) -> None:
+    root = tree(render(shows("<p>shown</p>", "secret = 1"), shows("<p>gone</p>", "x", "remove-cell")))
+    fold = root.xpath("//details[@class='code']")
+    assert [one.xpath("string(summary)") for one in fold] == ["code of 00_first · cell 1"]
+    assert "secret = 1" in fold[0].text_content()
+    assert root.xpath("//p[text()='shown' and not(ancestor::details)]")
+    assert not root.xpath("//p[text()='gone']")
+
+
+def test_remove_input_leaves_the_output_alone(render: Render) -> None:
+    text = render(shows("<p>shown</p>", "secret = 1", "remove-input"))
+    assert "secret" not in text
+    assert "shown" in words(text)
+
+
+def test_only_errors_of_stderr_are_shown(render: Render) -> None:
+    text = render(prints("100%|####|\n", "stderr"), prints("ValueError: bad\n", "stderr"), prints("a < b & \x1b[31mc"))
+    assert "####" not in text
+    assert "ValueError: bad" in words(text)
+    assert "a < b & c" in words(text)
+
+
+def test_widgets_and_javascript_are_left_out(render: Render) -> None:
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Slider()"}
+    text = render(shows(view), shows({"application/javascript": "alert(1)", "text/plain": "Script()"}))
+    assert "Slider()" not in text
+    assert "Script()" not in text
+    assert "alert" not in text
+
+
+def test_paper_shows_four_frames_of_a_film_from_first_to_last(render: Render) -> None:
+    frames = tree(render(shows(film("fig-f", frames=7)))).xpath("//figure//div[contains(@class, 'frame')]")
+    assert [i for i, frame in enumerate(frames) if "printed" in frame.get("class")] == [0, 2, 4, 6]
+
+
+# ---- security and self-containment
+
+
+def test_nothing_is_loaded_from_anywhere(render: Render) -> None:
+    text = render("# 1 A\n\n$x$ [@ho2020]", shows(figure("fig-a")), shows(film("fig-f")), prints("x"))
+    assert not re.findall(r"""(?:src|srcset|poster)\s*=\s*["']?(?!data:|["'])""", text)
+    assert not re.findall(r"url\((?!data:)|@import", text)
+    assert not re.search(r"<link\b|<script\b|<base\b|<iframe\b", text)
+    assert all(re.match(r"#|https://(doi|arxiv)\.org/", href) for href in tree(text).xpath("//@href"))
+
+
+def test_the_policy_lets_the_sliders_run_and_nothing_else(render: Render) -> None:
+    without = tree(render(shows(figure("fig-a")))).xpath("//meta[@http-equiv]/@content")[0]
+    with_film = tree(render(shows(film("fig-f")))).xpath("//meta[@http-equiv]/@content")[0]
+    assert without.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:;")
+    assert "script-src 'none'" in without
+    assert re.search(r"script-src 'unsafe-hashes' 'sha256-[\w+/]{43}='", with_film)
+    assert "'unsafe-inline'" not in with_film.partition("script-src")[2]
+
+
+def test_strings_from_people_are_text_in_the_record(render: Render) -> None:
+    record = {"parameters": {"NAME": EVIL}, "duration": 1.25}
+    machine = {page.RECORD: {"processor": EVIL, "threads": 1}}
+    first = notebook("# 1 A", parameters("NAME = 'astronaut'\nSIZE = 32"), shows(machine), papermill=record)
+    text = render(**{"00_first": first})
+    root = tree(text)
+    assert not root.xpath("//main//img")
+    assert root.xpath("string(//table[@class='runs']//td[1])").split("  ")[0].strip() == f"NAME = {EVIL!r} SIZE = 32"
+    assert root.xpath("//table[@class='runs']//b/text()") == [f"NAME = {EVIL!r}"], "given parameters are bold"
+    assert root.xpath("//table[@class='runs']//td[@class='number']/text()") == ["1.2"]
+    assert root.xpath("//table[@class='machine']//td/text()") == [EVIL, "1"]
+
+
+def test_the_record_may_come_as_json_text_beside_a_table(render: Render) -> None:
+    text = render(shows({page.RECORD: '{"torch": "2.13.0"}', "text/html": "<p>settings</p>"}))
+    root = tree(text)
+    assert root.xpath("//table[@class='machine']//th/text()") == ["torch"]
+    assert root.xpath("//p[text()='settings']")
+
+
+def test_the_page_is_the_same_bytes_again(render: Render, tmp_path: Path) -> None:
+    cells = ("# 1 A\n\n$x$ [@ho2020; @lu2022]", shows(figure("fig-a")), shows(film("fig-f")), prints("x"))
+    first = render(*cells)
+    again = notebook(*(cells[0], *(v4.new_code_cell(c.source, outputs=c.outputs) for c in cells[1:])))
+    assert [c.id for c in again.cells][1:] != [c.id for c in cells[1:]], "new random ids, or the test says nothing"
+    assert render(**{"00_first": again}) == first
+
+
+# ---- parameters
+
+
+def test_parameters_are_read_whole(sources: Path) -> None:
+    assert execution.declared(sources / "08_conclusion.ipynb") == {"SIGMA": 0.5, "SIZE": 32, "MODES": ["a=b#c"]}
+
+
+def test_preset_and_command_line_reach_those_that_declare_them(
+    sources: Path, no_kernel: list[tuple[str, dict[str, object]]]
+) -> None:
+    (sources / "presets" / "quick.yaml").write_text("all: {SIZE: 64}\n08_conclusion: {SIGMA: 1}\n00_first:\n")
+    assert run_build(sources, "--preset", "quick", "-p", "NAME=coffee", "--no-pdf") == 0
+    assert no_kernel == [("00_first", {"SIZE": 64, "NAME": "coffee"}), ("08_conclusion", {"SIZE": 64, "SIGMA": 1.0})]
+
+
+def test_the_conclusion_runs_last() -> None:
+    stems = ["00_introduction", "08_conclusion", "A1_reported_numbers", "07_restoration"]
+    assert execution.running_order(stems) == [
+        "00_introduction",
+        "07_restoration",
+        "A1_reported_numbers",
+        "08_conclusion",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-p", "SIZ=3"], "no parameter SIZ in 00_first, 08_conclusion; did you mean SIZE?"),
+        (["--only", "00_first", "-p", "SIGMA=1"], "no parameter SIGMA in 00_first"),
+        (["-p", "SIZE=big"], "00_first: parameter SIZE expects int (default 32), got str 'big'"),
+        (["-p", "SIZE=1.5"], "parameter SIZE expects int"),
+        (["-p", "SIZE=true"], "parameter SIZE expects int (default 32), got bool"),
+        (["-p", "SIGMA=true"], "parameter SIGMA expects float"),
+        (["-p", "NAME=3"], "parameter NAME expects str"),
+        (["-p", "MODES=[1]"], "parameter MODES expects str"),
+        (["-p", "SIZE"], "expected -p KEY=VALUE, got 'SIZE'"),
+        (["-p", "os.x=1"], "expected -p KEY=VALUE"),
+        (["-p", "SIZE=[1"], "parameter SIZE: '[1' is not YAML"),
+        (["--only", "00_frist"], "no notebook 00_frist; did you mean 00_first?"),
+        (["--preset", "qick"], "no preset qick; did you mean quick?"),
+        (["--preset", "unknown_stem"], "preset: no notebook 09_x"),
+        (["--preset", "unknown_name"], "preset, all: no parameter SIZ in"),
+        (["--preset", "shape"], "preset shape: expected a mapping"),
+        (["--render-only", "-p", "SIZE=3"], "--render-only runs nothing"),
+    ],
+)
+def test_a_wrong_command_line_starts_no_kernel(
+    sources: Path,
+    no_kernel: list[tuple[str, dict[str, object]]],
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    presets = {"quick": "", "unknown_stem": "09_x: {A: 1}", "unknown_name": "all: {SIZ: 1}", "shape": "[1, 2]"}
+    for name, text in presets.items():
+        (sources / "presets" / f"{name}.yaml").write_text(text)
+    assert run_build(sources, *arguments) == 2
+    printed = capsys.readouterr().err
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert no_kernel == []
+
+
+@pytest.mark.parametrize(("written", "expected"), [("2", 2.0), ("1e-3", 1e-3), ("0.25", 0.25)])
+def test_numbers_fit_a_float(written: str, expected: float) -> None:
+    key, value = execution.read_assignment(f"SIGMA={written}")
+    fitted = execution.fitting(key, value, 0.5, "00_first")
+    assert fitted == expected
+    assert isinstance(fitted, float)
+
+
+# ---- whole builds
+
+
+def test_a_notebook_that_was_not_run_makes_a_partial_page(
+    sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_build(sources, "--only", "00_first", "--no-pdf") == 0
+    warned = capsys.readouterr().err
+    assert "not run yet, left out: 08_conclusion" in warned
+    assert "00_first, Markdown cell 1: a reference to #sec-5" in warned
+
+
+def test_render_only_without_a_run_says_so(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_build(sources, "--render-only", "--no-pdf") == 1
+    assert "nothing to render" in capsys.readouterr().err
+
+
+def test_a_page_with_a_hole_leaves_the_old_page(
+    sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_build(sources, "--no-pdf") == 0
+    index = sources.parent / "out" / "index.html"
+    before = index.read_bytes()
+    nbformat.write(notebook("See [](#fig-none)."), sources / "00_first.ipynb")
+    assert run_build(sources, "--no-pdf") == 1
+    assert "#fig-none" in capsys.readouterr().err
+    assert index.read_bytes() == before
+
+
+def test_notebooks_run_with_their_parameters_and_render(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """End to end with a kernel: the given value runs, in the folder of the notebooks, on this interpreter."""
+    cell = v4.new_code_cell("import os, sys\nprint(NAME, SIZE + 1, os.path.basename(os.getcwd()), sys.executable)")
+    nbformat.write(notebook("# 1 First", parameters('NAME = "a"\nSIZE = 32'), cell), sources / "00_first.ipynb")
+    assert run_build(sources, "--only", "00_first", "-p", f"NAME='{EVIL}'", "--no-pdf") == 0
+    out = sources.parent / "out"
+    text = (out / "index.html").read_text(encoding="utf-8")
+    assert f"{EVIL} 33 notebooks {sys.executable}" in words(text)
+    assert not tree(text).xpath("//main//img")
+    assert sorted(path.name for path in (out / "executed").iterdir()) == ["00_first.ipynb"]
+    assert re.match(r"00_first +\d+\.\d s\n", capsys.readouterr().out)
+
+
+def test_a_failing_notebook_names_its_cell_and_keeps_what_it_had(
+    sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [v4.new_code_cell("print('so far')"), v4.new_code_cell("raise ValueError('first line\\nlast line')")]
+    nbformat.write(notebook(*cells), sources / "00_first.ipynb")
+    assert run_build(sources, "--no-pdf") == 1
+    printed = capsys.readouterr()
+    assert re.search(
+        r"^error: 00_first, cell 2: (ValueError: first line )?.*last line \(partial notebook: .*failed", printed.err
+    )
+    executed = sources.parent / "out" / "executed"
+    assert [path.name for path in executed.iterdir()] == ["00_first.failed.ipynb"]
+    assert "so far" in (executed / "00_first.failed.ipynb").read_text()
+    assert not (sources.parent / "out" / "index.html").exists()
+    assert "08_conclusion" not in printed.out
+
+
+# ---- PDF
+
+
+def test_without_chromium_there_is_a_line_and_no_failure(
+    sources: Path,
+    no_kernel: list[tuple[str, dict[str, object]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    assert run_build(sources) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == build.NO_BROWSER
+    assert "set CHROMIUM=" in build.NO_BROWSER
+    assert not (sources.parent / "out" / "report.pdf").exists()
+
+
+def test_the_variable_names_the_browser(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMIUM", sys.executable)
+    assert printing.find_browser() == sys.executable
+    monkeypatch.setenv("CHROMIUM", "/nowhere/chromium")
+    assert printing.find_browser() is None
+
+
+def test_a_browser_that_prints_nothing_is_one_line(tmp_path: Path) -> None:
+    index = tmp_path / "index.html"
+    index.write_text("<p>")
+    with pytest.raises(BuildError, match=r"made no PDF \(exit status 1\)"):
+        printing.print_pdf(index, tmp_path / "report.pdf", shutil.which("false") or "false")
+
+
+@pytest.mark.skipif(printing.find_browser() is None, reason="no Chromium on this machine")
+def test_the_pdf_has_pages_and_is_the_same_bytes_again(render: Render, tmp_path: Path) -> None:
+    index = tmp_path / "index.html"
+    index.write_text(render("# 1 A\n\n$x$ [@ho2020]", shows(figure("fig-a")), shows(film("fig-f"))), encoding="utf-8")
+    printed = []
+    for name in ("one.pdf", "two.pdf"):
+        printing.print_pdf(index, tmp_path / name, printing.find_browser() or "")
+        printed.append((tmp_path / name).read_bytes())
+    assert printed[0].startswith(b"%PDF-")
+    assert printed[0] == printed[1]
+    if shutil.which("pdfinfo"):
+        told = subprocess.run(["pdfinfo", tmp_path / "one.pdf"], capture_output=True, text=True, check=True).stdout
+        assert re.search(r"Pages: +([2-9]|\d\d)", told)
+        assert "Tagged:          yes" in told
+
+
+# ---- the browser
+
+
+@pytest.fixture
+def chromium() -> str:
+    browser = printing.find_browser()
+    if browser is None:
+        pytest.skip("no Chromium on this machine")
+    pytest.importorskip("playwright")
+    return browser
+
+
+@pytest.mark.global_random  # playwright draws names for what it talks to
+def test_the_slider_runs_under_the_policy_and_360_px_do_not_scroll(
+    render: Render, tmp_path: Path, chromium: str
+) -> None:
+    from playwright.sync_api import sync_playwright
+
+    index = tmp_path / "index.html"
+    wide = "<table><tr>" + "<td>a_long_cell_of_a_wide_table</td>" * 12 + "</tr></table>"
+    cells = ("# 1 A\n\n`" + "x" * 80 + "`", shows(film("fig-f", frames=3)), shows(wide), shows(figure("fig-a")))
+    index.write_text(render(*cells, f"$${'+'.join('abcdefgh' * 12)}$$"), encoding="utf-8")
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        view = browser.new_page(viewport={"width": 360, "height": 700})
+        requests: list[str] = []
+        complaints: list[str] = []
+        view.on("request", lambda request: requests.append(request.url))
+        view.on("console", lambda message: complaints.append(message.text))
+        view.goto(index.as_uri())
+        view.locator("input[type=range]").fill("0")
+        hidden = view.locator(".frame").evaluate_all("frames => frames.map(frame => frame.hidden)")
+        width = view.evaluate("document.documentElement.scrollWidth")
+        browser.close()
+    assert hidden == [False, True, True]
+    assert width <= 360
+    assert complaints == []
+    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+
+
+def test_prose_alone_is_the_same_renderer() -> None:
+    """Other callers may render one string; the citation is marked as cited there too."""
+    bibliography = Bibliography(REPORT / "references.bib")
+    assert "<math>" in prose.to_html("$x$ [@ho2020]", "here", bibliography)
+    assert bibliography.cited == {"ho2020"}
