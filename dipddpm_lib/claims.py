@@ -10,7 +10,8 @@ from typing import Literal
 import pandas as pd
 
 from . import experiment
-from .experiment import Interval, Results, interval
+from .experiment import Results, interval
+from .types import Interval
 
 Verdict = Literal["holds", "holds under conditions", "does not hold", "not measured"]
 Finding = tuple[Verdict, str]
@@ -125,7 +126,8 @@ def _both(e: Evidence) -> Finding:
 def _structure(e: Evidence) -> Finding:
     image, noise = e.number("introduction", "image_db"), e.number("introduction", "noise_db")
     return ("holds" if image > noise + 3 else "does not hold"), (
-        f"{image:.1f} dB on a photograph, {noise:.1f} dB on noise, after {e.number('introduction', 'iterations'):.0f} iterations"
+        f"{image:.1f} dB on a photograph, {noise:.1f} dB on noise, after "
+        f"{e.number('introduction', 'iterations'):.0f} iterations"
     )
 
 
@@ -140,7 +142,8 @@ def _costly(e: Evidence) -> Finding:
     t = e.table
     ratio = t.ratio(t.ddpm, "DIP")
     return ("holds" if ratio > 1.5 else "holds under conditions" if ratio > 0.5 else "does not hold"), (
-        f"{t.ddpm}: {t.mean.seconds[t.ddpm]:.1f} s, DIP {t.mean.seconds['DIP']:.1f} s at this size; training comes on top"
+        f"{t.ddpm}: {t.mean.seconds[t.ddpm]:.1f} s, DIP {t.mean.seconds['DIP']:.1f} s at this size; training comes "
+        "on top"
     )
 
 
@@ -149,7 +152,8 @@ def _reaches(e: Evidence) -> Finding:
     by = f.assign(start=f["config.t_start"]).groupby("start").psnr.mean()
     first, last = by.iloc[0], by.iloc[-1]
     return ("holds" if first > last + 3 else "does not hold"), (
-        f"from t = 0 to T the output's PSNR falls from {first:.1f} to {last:.1f} dB: what starts from DIP's image keeps it"
+        f"from t = 0 to T the output's PSNR falls from {first:.1f} to {last:.1f} dB: the nearer the start, the more of "
+        "DIP's image is kept"
     )
 
 
@@ -189,8 +193,8 @@ def _reported_ddpm(e: Evidence) -> Finding:
 def _reported_hybrid(e: Evidence) -> Finding:
     apart, end = e.number("replay", "draws_apart"), e.number("replay", "untrained_end")
     return "does not hold", (
-        f"differs from the DDPM row by {apart:.1f} standard deviations between two draws of noise; an untrained network "
-        f"would end at {end:.1f} dB"
+        f"differs from the DDPM row by {apart:.1f} standard deviations between two draws of noise; an untrained "
+        f"network would end at {end:.1f} dB"
     )
 
 
@@ -222,7 +226,8 @@ def _balance(e: Evidence) -> Finding:
     best = g.psnr.max()
     cheap = g[g.psnr >= best - 0.5].seconds.min()
     return "holds under conditions", (
-        f"within 0.5 dB of the best at {cheap / g.seconds[g.psnr.idxmax()]:.2f} of its time; the writeup does not name its choice"
+        f"within 0.5 dB of the best at {cheap / g.seconds[g.psnr.idxmax()]:.2f} of its time; the writeup does not "
+        "name its choice"
     )
 
 
@@ -282,8 +287,8 @@ def _restores(e: Evidence) -> Finding:
         "holds" if above == n and classical == n else "holds under conditions" if over > TIE_DB else "does not hold"
     )
     return verdict, (
-        f"restoration: {over:+.2f} dB over DDPM from noise (above it in {above:.0f} of {n:.0f} tasks, {speed:.1f}× its speed), "
-        f"above the classical method in {classical:.0f} of {n:.0f}"
+        f"restoration: {over:+.2f} dB over DDPM from noise (above it in {above:.0f} of {n:.0f} tasks, {speed:.1f}× its "
+        f"speed), above the classical method in {classical:.0f} of {n:.0f}"
     )
 
 

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from .types import require
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -40,6 +42,10 @@ class Compute:
         if self.dtype == "float32":
             return nullcontext()
         return torch.autocast(self.device, DTYPES[self.dtype])
+
+    def place(self, network: Network) -> Network:
+        """The network on this device, its weights in this memory format."""
+        return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def float32(self) -> Compute:
         """The same place in plain float32: the yardstick."""
@@ -114,9 +120,9 @@ def versions() -> dict[str, str]:
 
     return {
         "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
+        "torch": str(torch.__version__).split("+")[0],
         "numpy": numpy.__version__,
-        "scikit-image": skimage.__version__,
+        "scikit-image": str(skimage.__version__),  # type: ignore[attr-defined]
     }
 
 

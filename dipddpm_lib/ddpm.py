@@ -111,8 +111,7 @@ def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generat
         "train: images of different sizes need a crop; set TrainConfig.crop",
     )
     where = compute.default()
-    network = build(DenoisingUNet, generator, where.device, channels=config.channels)
-    network = network.to(memory_format=where.memory_format)
+    network = where.place(build(DenoisingUNet, generator, channels=config.channels))
     averaged = copy.deepcopy(network).requires_grad_(False)
     optimiser = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.99), fused=True)
     for index in range(config.steps):

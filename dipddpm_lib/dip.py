@@ -127,6 +127,7 @@ def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generato
     """The untrained network and its fixed input z."""
     height, width = size
     device = compute.default().device
+    net: nn.Module
     if config.network == "deep_decoder":
         factor = 2**config.depth
         net = build(DeepDecoder, generator, device, filters=config.filters, in_channels=config.in_channels)
@@ -160,7 +161,7 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     operator, y = measurement.operator, measurement.y.to(where.device)
     height, width = measurement.image_size
     network, z = _network(config, (height, width), generator)
-    network = network.to(memory_format=where.memory_format)
+    network = where.place(network)
     z = z.contiguous(memory_format=where.memory_format)
 
     support = operator.support.to(y).expand(y.shape)
@@ -171,7 +172,7 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
 
     optimiser = torch.optim.Adam(network.parameters(), config.lr, fused=True)
     watch = _Watch(config)
-    average = torch.zeros(1, 3, height, width, device=y.device)
+    average = output = torch.zeros(1, 3, height, width, device=y.device)
     for index in range(config.iterations):
         jitter = torch.randn(z.shape, generator=generator).to(z) if config.jitter > 0 else torch.zeros(())
         with where.autocast():
@@ -215,7 +216,7 @@ class _Watch:
             measure = residual
         elif self.config.stop == "emv":
             measure = self._moving_variance(fit)
-        if measure < self.least:
+        if measure <= self.least:
             self.least, self.best = measure, fit
         return fit.index - self.best.index >= self.config.patience
 

@@ -23,7 +23,7 @@ from .dip import DIPConfig
 from .hybrid import HybridConfig
 from .networks import DenoisingUNet, build
 from .schedules import NoiseSchedule, ScheduleName, spacing
-from .types import Image, InputError, Measurement, Result, Step, require
+from .types import Image, InputError, Interval, Measurement, Result, Step, require
 
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
@@ -80,7 +80,7 @@ class Cell:
         if self.task is None:
             return Measurement(x_true, operators.Identity(), 0.0)
         draw = compute.generator(self.seed, f"measure/{self.task}")
-        operator, sigma_y = operators.task(self.task, *x_true.shape[-2:], draw)
+        operator, sigma_y = operators.task(self.task, x_true.shape[-2], x_true.shape[-1], draw)
         return operators.measure(operator, x_true, sigma_y, draw)
 
 
@@ -245,11 +245,9 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
         return {"seconds": time.perf_counter() - start, "losses": losses}, step.denoiser.state_dict()
 
     record, state = store.remember("ddpm.train", parameters, work)
-    where = compute.default()
     network = build(DenoisingUNet, torch.Generator(), channels=config.channels)
     network.load_state_dict(state)
-    network = network.requires_grad_(False).to(where.device, memory_format=where.memory_format)
-    return network, record["losses"], record["seconds"]
+    return compute.default().place(network.requires_grad_(False)), record["losses"], record["seconds"]
 
 
 def run(cell: Cell) -> Result:
@@ -445,16 +443,6 @@ def _restored(kind: type, values: Mapping[str, Any]) -> Any:
             for k, v in values.items()
         }
     )
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean with its bootstrap interval over n values."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
 
 
 def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:

@@ -13,7 +13,7 @@ from . import compute, dip
 from .ddpm import SampleConfig, sample
 from .dip import DIPConfig, Fit
 from .schedules import NoiseSchedule
-from .types import Denoiser, Image, Measurement, Step, require
+from .types import Denoiser, Image, InputError, Measurement, Step, require
 
 HandOff = Literal["calibrated", "renoise"]
 
@@ -74,9 +74,8 @@ def choose_t(fit: Fit, schedule: NoiseSchedule, config: HybridConfig) -> int:
     if config.t_start is not None:
         schedule.check_t(config.t_start, "t_start")
         return config.t_start
-    require(
-        fit.rmse_hat is not None, "t_start: the fit carries no error estimate; hold out measurements or give t_start"
-    )
+    if fit.rmse_hat is None:
+        raise InputError("t_start: the fit carries no error estimate; hold out measurements, or give t_start")
     return schedule.t_at_sigma(config.rho * fit.rmse_hat)
 
 

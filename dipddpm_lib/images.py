@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image as PIL_Image
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 from skimage.transform import resize as skimage_resize
 from torch import Tensor
 
@@ -87,8 +87,9 @@ def _bundled(name: str, size: tuple[int, int] | None) -> Image:
 
 def _existing(source: str | os.PathLike[str]) -> Path:
     known = ", ".join(_BUNDLED)
+    path = Path(source)
     try:
-        path = Path(source).expanduser()
+        path = path.expanduser()
         exists = path.exists()
     except (OSError, RuntimeError):  # a name that is too long, a home that is nobody's
         exists = False
@@ -113,7 +114,7 @@ def _load(path: Path, size: tuple[int, int] | None) -> Image:
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, TypeError, EOFError, PIL_Image.DecompressionBombError) as error:
-        cause = "nothing in it reads as one" if isinstance(error, PIL_Image.UnidentifiedImageError) else error
+        cause = "nothing in it reads as one" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"image: {str(path)!r} is not a whole PNG, JPEG, TIFF, WebP or BMP image ({cause})") from error
     require(
         min(array.shape[:2]) >= SMALLEST_SIDE,

@@ -61,7 +61,7 @@ def patch_swd(x: Image, y: Image, generator: torch.Generator, side: int = 7, pro
     Karras et al. 2018, §5). 0 for equal images; the sizes must agree, the numbers of images need not.
     """
     require(x.shape[1:] == y.shape[1:], f"patch_swd: expected one size, got {tuple(x.shape)} and {tuple(y.shape)}")
-    distances = []
+    distances: list[float] = []
     while min(x.shape[-2:]) >= 2 * side and len(distances) < 3:
         a, b = _patches(x, side), _patches(y, side)
         directions = torch.randn(a.shape[1], projections, generator=generator).to(a)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,7 +15,11 @@ from .types import Image
 Upsampling = Literal["bilinear", "nearest"]
 
 
-def build(make: type[nn.Module], generator: torch.Generator, device: str = "cpu", **arguments: object) -> nn.Module:
+Padding = Literal["zeros", "reflect"]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def build(make: type[Network], generator: torch.Generator, device: str = "cpu", **arguments: object) -> Network:
     """Construct `make(**arguments)` with weights drawn from `generator`; the global random state stays untouched.
 
     Convolutions and linear layers get PyTorch's own initial distribution, U(±1/√fan_in).
@@ -34,7 +38,7 @@ def build(make: type[nn.Module], generator: torch.Generator, device: str = "cpu"
             module.reset_parameters()
     for module in network.modules():
         if hasattr(module, "after_init"):
-            module.after_init()
+            module.after_init()  # type: ignore[operator]
     return network.to(device)
 
 
@@ -59,7 +63,9 @@ def _norm(channels: int) -> nn.BatchNorm2d:
 class _Block(nn.Sequential):
     """Convolution, batch normalisation, activation."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, activation: nn.Module, stride: int = 1, pad: str = "zeros"):
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int, activation: nn.Module, stride: int = 1, pad: Padding = "zeros"
+    ):
         convolution = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, padding_mode=pad)
         super().__init__(convolution, _norm(c_out), activation)
 
@@ -83,7 +89,7 @@ class SkipNetwork(nn.Module):
         self.scales = len(filters)
         self.upsampling = upsampling
         activation: nn.Module = nn.SiLU() if lean else nn.LeakyReLU(0.2)
-        pad = "zeros" if lean else "reflect"
+        pad: Padding = "zeros" if lean else "reflect"
         self.down, self.skip, self.norm, self.up = (nn.ModuleList() for _ in range(4))
         c_in = in_channels
         for i, (c, c_skip) in enumerate(zip(filters, skip, strict=True)):
@@ -103,15 +109,15 @@ class SkipNetwork(nn.Module):
         height, width = z.shape[-2:]
         # reflection needs two pixels at the coarsest scale
         x = _padded(z, 2**self.scales * (1 if min(height, width) > 2**self.scales else 2))
-        skips = []
+        skips: list[Tensor | None] = []
         for down, skip in zip(self.down, self.skip, strict=True):
             skips.append(None if isinstance(skip, nn.Identity) else skip(x))
             x = down(x)
         for i in reversed(range(self.scales)):
             align = False if self.upsampling == "bilinear" else None
             x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=align)
-            if skips[i] is not None:
-                x = torch.cat([skips[i], x], 1)
+            kept = skips[i]
+            x = x if kept is None else torch.cat([kept, x], 1)
             x = self.up[i](self.norm[i](x))
         return 2 * torch.sigmoid(self.out(x)[..., :height, :width].float()) - 1
 
@@ -153,8 +159,8 @@ class _ResBlock(nn.Module):
         self.residual = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
 
     def after_init(self) -> None:
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
+        for weights in self.conv2.parameters():
+            nn.init.zeros_(weights)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -187,8 +193,8 @@ class DenoisingUNet(nn.Module):
         self.head = nn.Sequential(nn.GroupNorm(8, channels[0]), nn.SiLU(), nn.Conv2d(channels[0], 3, 3, padding=1))
 
     def after_init(self) -> None:
-        nn.init.zeros_(self.head[-1].weight)
-        nn.init.zeros_(self.head[-1].bias)
+        for weights in self.head[-1].parameters():
+            nn.init.zeros_(weights)
 
     def v(self, x_t: Image, sigma: float | Tensor) -> Image:
         """v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans and Ho 2022, appendix D); sigma: a number, or one an image."""

@@ -24,8 +24,7 @@ from PIL import Image as PIL_Image
 from torch import Tensor
 
 from . import compute, images
-from .experiment import Interval
-from .types import Image
+from .types import Image, Interval
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
@@ -42,7 +41,7 @@ COLOURS = {"DIP": BLUE, "DDPM": RED, "DIP+DDPM": GREEN, "classical": ORANGE}
 CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.titlesize": 10.5,

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -146,19 +147,31 @@ def _bands(grey: np.ndarray) -> np.ndarray:
     return bands[:, BORDER:-BORDER, BORDER:-BORDER]
 
 
-def _correlation(frame: np.ndarray, piece: np.ndarray) -> float:
-    """Largest normalised cross-correlation of `piece`, mirrored too, inside `frame`; mean of the bands of both."""
-    (H, W), (h, w) = frame.shape[1:], piece.shape[1:]
-    piece = piece - piece.mean((1, 2), keepdims=True)
-    views = np.stack([piece, piece[:, ::-1], piece[:, :, ::-1], piece[:, ::-1, ::-1]])
-    products = fft.irfft2(fft.rfft2(frame) * fft.rfft2(views, (H, W)).conj(), (H, W))[..., : H - h + 1, : W - w + 1]
-    sums = np.stack([frame, frame**2]).cumsum(2).cumsum(3)
-    sums = np.pad(sums, ((0, 0), (0, 0), (1, 0), (1, 0)))
-    total, squares = sums[..., h:, w:] - sums[..., :-h, w:] - sums[..., h:, :-w] + sums[..., :-h, :-w]
-    least = h * w * 1e-6  # what is flat to a thousandth resembles nothing
-    energy = np.maximum(squares - total**2 / (h * w), least)
-    energy = energy * np.maximum((piece**2).sum((1, 2)), least)[:, None, None]
-    return float((products / np.sqrt(energy)).mean(1).max())
+@dataclass(frozen=True)
+class _Frame:
+    """A thumbnail's bands, made ready to find pieces in."""
+
+    size: tuple[int, int]
+    spectrum: np.ndarray
+    sums: np.ndarray  # of the values and of their squares, over all rectangles from the corner
+
+    @classmethod
+    def of(cls, thumb: np.ndarray) -> _Frame:
+        bands = _bands(thumb)
+        sums = np.stack([bands, bands**2]).cumsum(2).cumsum(3)
+        return cls(bands.shape[1:], fft.rfft2(bands), np.pad(sums, ((0, 0), (0, 0), (1, 0), (1, 0))))
+
+    def correlation(self, piece: np.ndarray) -> float:
+        """Largest normalised cross-correlation with `piece`, mirrored too; the mean of both bands."""
+        (H, W), (h, w), sums = self.size, piece.shape[1:], self.sums
+        piece = piece - piece.mean((1, 2), keepdims=True)
+        views = np.stack([piece, piece[:, ::-1], piece[:, :, ::-1], piece[:, ::-1, ::-1]])
+        products = fft.irfft2(self.spectrum * fft.rfft2(views, (H, W)).conj(), (H, W))[..., : H - h + 1, : W - w + 1]
+        total, squares = sums[..., h:, w:] - sums[..., :-h, w:] - sums[..., h:, :-w] + sums[..., :-h, :-w]
+        least = h * w * 1e-6  # what is flat to a thousandth resembles nothing
+        energy = np.maximum(squares - total**2 / (h * w), least)
+        energy = energy * np.maximum((piece**2).sum((1, 2)), least)[:, None, None]
+        return float((products / np.sqrt(energy)).mean(1).max())
 
 
 def similarities(image: Image, thumbs: Mapping[str, np.ndarray]) -> dict[str, float]:
@@ -173,7 +186,7 @@ def similarities(image: Image, thumbs: Mapping[str, np.ndarray]) -> dict[str, fl
     pieces: dict[tuple[int, int], np.ndarray] = {}
     best = {}
     for name, thumb in thumbs.items():
-        frame, found = _bands(thumb), -1.0
+        frame, found = _Frame.of(thumb), -1.0
         for turned in (False, True):
             sides = grey.shape[::-1] if turned else grey.shape
             longer = max(sides)
@@ -186,7 +199,7 @@ def similarities(image: Image, thumbs: Mapping[str, np.ndarray]) -> dict[str, fl
                 if size not in pieces:
                     pieces[size] = _bands(images.resize_array(grey, size))
                 piece = pieces[size].swapaxes(1, 2) if turned else pieces[size]
-                found = max(found, _correlation(frame, piece))
+                found = max(found, frame.correlation(piece))
         best[name] = found
     return best
 
@@ -237,12 +250,11 @@ def load(target: Image | None) -> DenoisingUNet:
 def load_fold(fold: Fold) -> DenoisingUNet:
     """One fold's prior, whoever asks: for samples from noise, where there is no target."""
     record, tensors = _read(_weights(fold))
-    where = compute.default()
     network = build(DenoisingUNet, torch.Generator(), channels=tuple(record["channels"]))
     state = {k.removeprefix("weights."): v.float() for k, v in tensors.items() if k.startswith("weights.")}
     network.load_state_dict(state)
     network.requires_grad_(False)
-    return network.to(where.device, memory_format=where.memory_format)
+    return compute.default().place(network)
 
 
 class GaussianPrior:

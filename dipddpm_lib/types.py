@@ -128,3 +128,13 @@ class Result:
     @property
     def total_seconds(self) -> float:
         return sum(self.seconds.values())
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its bootstrap interval over n values."""
+
+    mean: float
+    low: float
+    high: float
+    n: int

@@ -14,6 +14,7 @@ import torch
 from PIL import Image as PIL_Image
 
 from . import compute, ddpm, dip, hybrid, images, metrics, operators, priors
+from .schedules import NoiseSchedule
 from .types import Image, InputError, Measurement, Step
 
 CLEAN = "clean (protocol A)"
@@ -35,7 +36,7 @@ class Choice:
         if self.task == CLEAN:
             return x_true, Measurement(x_true, operators.Identity(), 0.0)
         draw = compute.generator(self.seed, f"measure/{self.task}")
-        operator, sigma_y = operators.task(self.task, *x_true.shape[-2:], draw)
+        operator, sigma_y = operators.task(self.task, x_true.shape[-2], x_true.shape[-1], draw)
         return x_true, operators.measure(operator, x_true, sigma_y, draw)
 
 
@@ -44,7 +45,7 @@ def _dip_steps(choice: Choice, x_true: Image, y: Measurement) -> Iterator[Step]:
 
 
 def _ddpm_steps(choice: Choice, x_true: Image, y: Measurement) -> Iterator[Step]:
-    schedule = ddpm.NoiseSchedule.cosine(1000)
+    schedule = NoiseSchedule.cosine(1000)
     x_T = torch.randn(x_true.shape, generator=compute.generator(choice.seed, "x_T"))
     data = None if choice.task == CLEAN else y
     config = ddpm.SampleConfig(steps=choice.steps, eta=1.0)
@@ -60,7 +61,7 @@ def _hybrid_steps(choice: Choice, x_true: Image, y: Measurement) -> Iterator[Ste
         rho=1.0 if clean else hybrid.HybridConfig().rho,
         consistency=not clean,
     )
-    schedule = ddpm.NoiseSchedule.cosine(1000)
+    schedule = NoiseSchedule.cosine(1000)
     return hybrid.reconstruct(y, priors.load(x_true), schedule, config, compute.generator(choice.seed, "hybrid"))
 
 
