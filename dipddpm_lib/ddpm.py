@@ -139,7 +139,8 @@ def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generat
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimiser.step()
         decay = min(config.ema, (1 + index) / (10 + index))
-        torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
         yield TrainStep(index, loss.item(), averaged)
 
 

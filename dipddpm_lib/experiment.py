@@ -68,7 +68,7 @@ class Cell:
                 "prior: single needs a TrainConfig in `training`",
             )
             if self.prior == "bundled":
-                priors.fold_for(x_true)
+                _fold_for(x_true)
         if isinstance(self.config, HybridConfig) and self.config.t_start is not None:
             schedule.check_t(self.config.t_start, "t_start")
 
@@ -223,6 +223,16 @@ class _Counted:
         return self.denoiser(x_t, sigma)
 
 
+_FOLDS: dict[str, priors.Fold] = {}  # by the image's digest: a sweep asks for the same images again and again
+
+
+def _fold_for(x_true: Image) -> priors.Fold:
+    digest = images.digest(x_true)
+    if digest not in _FOLDS:
+        _FOLDS[digest] = priors.fold_for(x_true)
+    return _FOLDS[digest]
+
+
 def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
     """The cell's denoiser, and the seconds that its training took."""
     x_true = cell.x_true()
@@ -230,7 +240,7 @@ def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
         assert cell.training is not None  # Cell.check
         denoiser, _, seconds = single_prior(x_true, cell.training)
         return denoiser, seconds
-    fold = priors.fold_for(x_true)
+    fold = _fold_for(x_true)
     return priors.load_fold(fold), float(priors.record(fold)["seconds"])
 
 
@@ -295,7 +305,7 @@ def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
         for unread in ("prior", "training", "schedule", "T"):
             content.pop(unread)
     elif cell.prior == "bundled":
-        fold = priors.fold_for(x_true)
+        fold = _fold_for(x_true)
         content["training"] = priors.weights_digest(fold)
     return content
 

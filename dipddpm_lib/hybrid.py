@@ -32,7 +32,7 @@ class HybridConfig:
     sample: SampleConfig = field(default_factory=lambda: SampleConfig(steps=10))
     kind: HandOff = "calibrated"
     t_start: int | None = None
-    rho: float = 4.0
+    rho: float = 2.0
     consistency: bool = True
 
     def __post_init__(self) -> None:

@@ -230,10 +230,11 @@ def fold_for(target: Image | None) -> Fold:
     """The fold whose prior has not seen `target`; InputError where both have."""
     if target is None:
         return 1
-    both = {fold: _thumbs(fold) for fold in HELD_OUT}
+    folds: tuple[Fold, ...] = (1, 2)
+    both = {fold: _thumbs(fold) for fold in folds}
     found = similarities(target, {name: thumb for thumbs in both.values() for name, thumb in thumbs.items()})
     matches = {fold: _match({name: found[name] for name in thumbs}) for fold, thumbs in both.items()}
-    for fold in (1, 2):
+    for fold in folds:
         if matches[fold] is None:
             return fold
     raise InputError(

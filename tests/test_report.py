@@ -68,10 +68,11 @@ def film(name: str, frames: int = 6, handler: str = HANDLER) -> str:
     return f'<figure id="{name}" class="figure film">{images}{slider}<figcaption>It clears.</figcaption></figure>'
 
 
-def shows(data: str | Mapping[str, object], source: str = "show()") -> nbformat.NotebookNode:
+def shows(data: str | Mapping[str, object], source: str = "show()", *tags: str) -> nbformat.NotebookNode:
     """A code cell that has displayed `data` (text/html, where it is a string)."""
     bundle = {"text/html": data} if isinstance(data, str) else data
-    return v4.new_code_cell(source, outputs=[v4.new_output("display_data", data=bundle)], metadata={"tags": list(tags)})
+    output = v4.new_output("display_data", data=bundle)
+    return v4.new_code_cell(source, outputs=[output], metadata={"tags": list(tags)})
 
 
 def prints(text: str, name: str = "stdout") -> nbformat.NotebookNode:
