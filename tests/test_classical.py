@@ -1,0 +1,55 @@
+"""The classical restorers: each repairs its own kind of damage, and sees nothing but the measurement."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from skimage import restoration
+
+from dipddpm_lib import classical, compute, images, metrics, operators
+from dipddpm_lib.classical import ClassicalConfig
+from dipddpm_lib.types import InputError
+
+
+@pytest.mark.parametrize("task", [t for t in operators.TASKS if t != "fourier_x4"])
+def test_every_task_is_improved_on_its_pseudo_inverse(task: str) -> None:
+    x = images.load("coffee", 48)
+    operator, sigma_y = operators.task(task, 48, 48, compute.generator(0, task))
+    y = operators.measure(operator, x, sigma_y, compute.generator(0, "n"))
+    (step,) = classical.reconstruct(y, ClassicalConfig(tv_iterations=30))
+    # the Wiener filter has the pseudo-inverse's noise to beat, all others its missing entries
+    assert metrics.psnr(step.x0_hat, x) > metrics.psnr(operators.pseudo_inverse(y).clamp(-1, 1), x)
+    assert step.x0_hat.abs().max() <= 1
+    assert (step.index, step.t) == (0, 0)
+
+
+def test_fourier_rows_are_improved_by_total_variation() -> None:
+    x = images.load("chelsea", 48)
+    operator, _ = operators.task("fourier_x4", 48, 48, compute.generator(0, "f"))
+    y = operators.measure(operator, x, 0.0, compute.generator(0, "n"))
+    (step,) = classical.reconstruct(y, ClassicalConfig())
+    assert metrics.psnr(step.x0_hat, x) > metrics.psnr(operators.pseudo_inverse(y), x)
+
+
+def test_biharmonic_is_scikit_images() -> None:
+    x = images.load("coffee", 32)
+    mask = torch.rand(32, 32, generator=compute.generator(0, "m")) < 0.6
+    y = operators.measure(operators.Inpainting(mask), x, 0.0, compute.generator(0, "n"))
+    (step,) = classical.reconstruct(y, ClassicalConfig())
+    array = (y.y[0].permute(1, 2, 0).double().numpy() + 1) / 2
+    expected = restoration.inpaint_biharmonic(array, ~mask.numpy(), channel_axis=-1) * 2 - 1
+    np.testing.assert_allclose(step.x0_hat[0].permute(1, 2, 0).numpy(), expected.clip(-1, 1), atol=1e-5)
+
+
+def test_names_and_refusals() -> None:
+    assert classical.name_for(operators.Identity()) == "non-local means"
+
+    class Own(operators.Identity):
+        pass
+
+    y = operators.measure(Own(), images.load("coffee", 32), 0.1, compute.generator(0, "n"))
+    with pytest.raises(InputError, match="no restorer for Own"):
+        list(classical.reconstruct(y, ClassicalConfig()))
+    with pytest.raises(InputError, match="tv_iterations"):
+        ClassicalConfig(tv_iterations=0)

@@ -1,0 +1,182 @@
+"""Deep Image Prior: it fits, it stops, it estimates its own error, and it repeats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dipddpm_lib import compute, dip, images, metrics, operators
+from dipddpm_lib.dip import DIPConfig, Fit
+from dipddpm_lib.types import InputError, Measurement
+
+TINY = DIPConfig(filters=(8, 8), skip=4, in_channels=4, iterations=30, stop="none", held_out=0.0)
+
+
+def _clean(size: int | tuple[int, int] = 32) -> Measurement:
+    return Measurement(images.load("coffee", size), operators.Identity(), 0.0)
+
+
+def _fits(y: Measurement, config: DIPConfig, seed: int = 0) -> list[Fit]:
+    return list(dip.reconstruct(y, config, compute.generator(seed, "dip")))
+
+
+def test_the_published_preset_is_the_published_network() -> None:
+    config = DIPConfig.published()
+    assert dip.parameters(config) == 2_217_831  # the original code's own count
+    assert (config.lr, config.jitter, config.ema, config.float32) == (0.01, 1 / 30, 0.99, True)
+    assert DIPConfig() == DIPConfig.fast()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        replace(DIPConfig.published(20), filters=(16, 16)),
+        replace(DIPConfig.fast(20), filters=(8, 16)),
+        replace(DIPConfig.deep_decoder(20), filters=(16, 16), in_channels=16),
+        DIPConfig.shaped(3, 8, 20),
+    ],
+)
+def test_every_preset_comes_nearer_to_its_target(config: DIPConfig) -> None:
+    y = _clean((36, 50))  # neither square nor a multiple of anything
+    first, *_, last = _fits(y, config)
+    assert last.x0_hat.shape == y.y.shape
+    assert metrics.psnr(last.x0_hat, y.y) > metrics.psnr(first.x0_hat, y.y) + 2
+    assert last.x0_hat.abs().max() <= 1
+
+
+def test_depth_and_filters_are_parameters() -> None:
+    assert DIPConfig.shaped(4, 16).filters == (16,) * 4
+    assert DIPConfig.shaped(4, 16).depth == 4
+    counts = [dip.parameters(DIPConfig.shaped(d, c)) for d, c in ((2, 16), (3, 16), (3, 32))]
+    assert counts == sorted(counts)
+    assert len(set(counts)) == 3
+
+
+def test_one_step_an_iteration_numbered_from_zero_at_t_zero() -> None:
+    fits = _fits(_clean(), TINY)
+    assert [f.index for f in fits] == list(range(30))
+    assert {f.t for f in fits} == {0}
+
+
+def test_the_running_average_is_bias_corrected() -> None:
+    fits = _fits(_clean(), replace(TINY, iterations=5, ema=0.9))
+    weights = torch.tensor([0.9 ** (4 - i) for i in range(5)])
+    expected = sum(w * f.x_t for w, f in zip(weights / weights.sum(), fits, strict=True))
+    torch.testing.assert_close(fits[-1].x0_hat, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(fits[0].x0_hat, fits[0].x_t)
+
+
+def test_without_an_average_the_output_itself_is_the_estimate() -> None:
+    last = _fits(_clean(), replace(TINY, iterations=3, ema=0.0))[-1]
+    torch.testing.assert_close(last.x0_hat, last.x_t)
+
+
+def _noisy(sigma: float = 0.8) -> tuple[torch.Tensor, Measurement]:
+    x = images.load("coffee", 32)
+    return x, operators.measure(operators.Identity(), x, sigma, compute.generator(0, "n"))
+
+
+def test_the_stop_stops_and_keeps_its_best_moment() -> None:
+    x, y = _noisy()
+    config = DIPConfig(filters=(16, 32), iterations=900, stop="held_out", held_out=0.1, patience=60, ema=0.9)
+    fits = _fits(y, config)
+    assert len(fits) < 900
+    last = fits[-1]
+    # the result is one of the averages that were passed on the way, not the latest
+    assert any(torch.equal(last.x0_hat, f.x0_hat) for f in fits[:-50])
+    unstopped = _fits(y, replace(config, stop="none", iterations=600))[-1]
+    assert metrics.psnr(last.x0_hat, x) > metrics.psnr(unstopped.x0_hat, x)
+
+
+def test_the_moving_variance_stops_after_its_least() -> None:
+    """Outputs that settle until iteration 120 and then wander: the least variance lies there, the stop 40 later."""
+    watch = dip._Watch(DIPConfig(stop="emv", held_out=0.0, patience=40))
+    draw = compute.generator(0, "outputs")
+    for index in range(400):
+        wander = abs(index - 120) / 120 + 0.01
+        output = wander * torch.randn(1, 3, 16, 16, generator=draw)
+        if watch.over(Fit(index, 0, output, output), None):
+            break
+    # the variance looks back over 1/α = 10 outputs, so its least comes up to so much later
+    assert 120 <= watch.best.index <= 135
+    assert index == watch.best.index + 40
+
+
+def test_the_moving_variance_is_the_papers() -> None:
+    """M ← M + α(x − M) and V ← (1 − α)(V + α‖x − M‖²/n), from V = 0, against the weighted variance it stands for."""
+    watch = dip._Watch(DIPConfig(stop="emv", held_out=0.0))
+    outputs = torch.randn(80, 1, 3, 4, 4, generator=compute.generator(1, "outputs"))
+    for i, x in enumerate(outputs):
+        measured = watch._moving_variance(Fit(i, 0, x, x))
+    weights = torch.tensor([0.9**79, *(0.1 * 0.9 ** (79 - i) for i in range(1, 80))]).reshape(-1, 1, 1, 1, 1)
+    mean = (weights * outputs).sum(0)
+    expected = float((weights * (outputs - mean) ** 2).sum(0).mean())
+    assert measured == pytest.approx(expected, rel=1e-4)
+
+
+def test_held_out_entries_do_not_reach_the_fit() -> None:
+    """Spoil one held-out pixel: the fit does not change by a bit."""
+    _, y = _noisy(0.1)
+    config = replace(TINY, iterations=4, stop="held_out", held_out=0.2)
+    # the mask is drawn after the network and its input, as reconstruct does
+    draw = compute.generator(0, "dip")
+    dip._network(config, (32, 32), draw)
+    held = torch.rand((32, 32), generator=draw) < 0.2
+    spoiled = torch.where(held, torch.full_like(y.y, 9.0), y.y)
+    a, b = _fits(y, config), _fits(Measurement(spoiled, y.operator, y.sigma_y), config)
+    assert held.any()
+    torch.testing.assert_close(a[-1].x_t, b[-1].x_t, rtol=0, atol=0)
+    assert a[-1].rmse_hat != b[-1].rmse_hat
+
+
+def test_the_error_estimate_sees_no_target_and_comes_near_it() -> None:
+    x, y = _noisy(0.2)
+    last = _fits(y, DIPConfig(filters=(16, 32), iterations=150, stop="none", held_out=0.2))[-1]
+    true = float((last.x0_hat - x).pow(2).mean().sqrt())
+    # 600 held-out values: their mean square has a relative spread of √(2/600) = 6 %; noise taken off, and half again
+    # for pixels that are harder to guess than to fit
+    assert last.rmse_hat is not None
+    assert 0.7 * true < last.rmse_hat < 1.8 * true
+
+
+@pytest.mark.parametrize("task", ["inpaint_50", "super_x4", "deblur", "compressive_10", "fourier_x4"])
+def test_every_operator_can_be_fitted(task: str) -> None:
+    x = images.load("coffee", 32)
+    operator, sigma_y = operators.task(task, 32, 32, compute.generator(0, task))
+    y = operators.measure(operator, x, sigma_y, compute.generator(0, "n"))
+    fits = _fits(y, replace(TINY, stop="held_out", held_out=0.1, iterations=25))
+    first, last = (((operator.A(f.x0_hat) - y.y) ** 2).sum() for f in (fits[0], fits[-1]))
+    assert last < first
+    assert fits[-1].rmse_hat is not None
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    a, b, c = (_fits(_clean(), replace(TINY, iterations=4), seed)[-1].x0_hat for seed in (0, 0, 1))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"iterations": 0}, "iterations: expected 1"),
+        ({"filters": ()}, "filters: expected"),
+        ({"filters": (8, 0)}, "filters: expected"),
+        ({"lr": 0.0}, "lr: expected"),
+        ({"lr": float("nan")}, "lr: expected"),
+        ({"ema": 1.0}, "ema: expected"),
+        ({"jitter": -1.0}, "jitter: expected"),
+        ({"held_out": 1.0}, "held_out: expected"),
+        ({"stop": "held_out", "held_out": 0.0}, "held_out above 0"),
+        ({"stop": "sometimes"}, "stop: expected"),
+        ({"network": "unet"}, "network: expected"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_answered_in_one_line(change: dict[str, object], part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(TINY, **change)  # type: ignore[arg-type]
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)

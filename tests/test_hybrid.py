@@ -1,0 +1,184 @@
+"""DIP+DDPM: the hand-off's algebra, its limits, and that DIP's image reaches the output."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from dipddpm_lib import compute, dip, hybrid, images, metrics, operators
+from dipddpm_lib.ddpm import SampleConfig
+from dipddpm_lib.dip import DIPConfig, Fit
+from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.priors import GaussianPrior
+from dipddpm_lib.schedules import NoiseSchedule
+from dipddpm_lib.types import InputError, Measurement, Step
+
+SCHEDULE = NoiseSchedule.cosine(100)
+PRIOR = GaussianPrior.photograph_like(32)
+FIT = DIPConfig(filters=(8, 8), skip=4, in_channels=4, iterations=6, stop="none", held_out=0.1)
+CONFIG = HybridConfig(dip=FIT, sample=SampleConfig(steps=3))
+
+
+def _measured(task: str = "inpaint_50") -> tuple[torch.Tensor, Measurement]:
+    x = images.load("coffee", 32)
+    operator, sigma_y = operators.task(task, 32, 32, compute.generator(0, task))
+    return x, operators.measure(operator, x, sigma_y, compute.generator(0, "n"))
+
+
+def _run(config: HybridConfig, y: Measurement, seed: int = 0) -> list[Step]:
+    return list(hybrid.reconstruct(y, PRIOR, SCHEDULE, config, compute.generator(seed, "hybrid")))
+
+
+def test_the_calibrated_hand_off_scales_and_adds_nothing() -> None:
+    x = images.load("coffee", 32)
+    for t in (1, 40, 100):
+        expected = math.sqrt(SCHEDULE.alpha_bar[t].item()) * x
+        torch.testing.assert_close(hybrid.hand_off(x, SCHEDULE, t), expected)
+
+
+def test_renoising_is_the_forward_process() -> None:
+    x = images.load("coffee", 32).double()
+    draw = compute.generator(0, "z")
+    x_t = hybrid.hand_off(x, SCHEDULE, 40, "renoise", draw)
+    z = (x_t - math.sqrt(SCHEDULE.alpha_bar[40].item()) * x) / math.sqrt(1 - SCHEDULE.alpha_bar[40].item())
+    n = z.numel()
+    # mean and variance of n standard normal draws: 1/√n and √(2/n)
+    assert abs(z.mean()) < 5 / math.sqrt(n)
+    assert abs(z.var() - 1) < 5 * math.sqrt(2 / n)
+    with pytest.raises(InputError, match="give it a generator"):
+        hybrid.hand_off(x, SCHEDULE, 40, "renoise")
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "renoise"])
+def test_t_start_zero_returns_dips_image_exactly(kind: str) -> None:
+    _, y = _measured()
+    config = replace(CONFIG, t_start=0, kind=kind)  # type: ignore[arg-type]
+    *fits, last = _run(config, y)
+    assert last.t == 0
+    torch.testing.assert_close(last.x0_hat, fits[-1].x0_hat, rtol=0, atol=0)
+    assert torch.equal(hybrid.hand_off(last.x0_hat, SCHEDULE, 0, kind, compute.generator(0, "z")), last.x0_hat)  # type: ignore[arg-type]
+
+
+def test_reconstruct_is_its_two_halves() -> None:
+    """What the experiments compose from a stored fit is what `reconstruct` runs in one go."""
+    _, y = _measured()
+    whole = _run(CONFIG, y)[-1]
+    seed = int(torch.randint(2**48, (), generator=compute.generator(0, "hybrid")))
+    *_, fit = dip.reconstruct(y, FIT, compute.generator(seed, "dip"))
+    *_, half = hybrid.denoise(fit, y, PRIOR, SCHEDULE, CONFIG, compute.generator(seed, "sample"))
+    torch.testing.assert_close(whole.x0_hat, half.x0_hat, rtol=0, atol=0)
+
+
+def test_steps_run_on_through_both_halves() -> None:
+    _, y = _measured()
+    steps = _run(CONFIG, y)
+    indices = [s.index for s in steps]
+    # the fit's last image is shown once more where it is handed off
+    assert indices == [0, 1, 2, 3, 4, 5, 5, 6, 7, 8]
+    ts = [s.t for s in steps[7:]]
+    assert ts == sorted(ts, reverse=True)
+    assert ts[-1] == 0
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "renoise"])
+def test_dips_image_reaches_the_output(kind: str) -> None:
+    """Change DIP's image and nothing else: the output follows, and ever less the later the start."""
+    x, y = _measured("denoise_25")
+    config = replace(CONFIG, kind=kind, consistency=False)  # type: ignore[arg-type]
+    ramp = torch.linspace(-0.3, 0.3, 32).expand(1, 3, 32, 32)
+    moved = {}
+    for t_start in (10, 50, 100):
+        ends = [
+            list(
+                hybrid.denoise(
+                    Fit(0, 0, start, start, None),
+                    y,
+                    PRIOR,
+                    SCHEDULE,
+                    replace(config, t_start=t_start),
+                    compute.generator(0, "sample"),
+                )
+            )[-1].x0_hat
+            for start in (x, x + ramp)
+        ]
+        moved[t_start] = float((ends[1] - ends[0]).norm() / ramp.norm())
+    assert moved[10] > 0.9  # nearly all of the change is kept from a late start
+    assert moved[10] > moved[50] > moved[100]
+    assert moved[100] < 0.05  # from pure noise nothing of DIP is left
+
+
+def test_the_gaussian_oracle_gains_from_a_white_error_and_loses_little_from_a_smooth_one() -> None:
+    """At equal RMSE the calibrated hand-off helps where the error looks like noise (closed form: the Wiener filter)."""
+    truth = PRIOR.draw(compute.generator(1, "truth"))
+    errors = {
+        "white": torch.randn(truth.shape, generator=compute.generator(1, "w")).double(),
+        "smooth": PRIOR.draw(compute.generator(1, "s")),
+    }
+    t = SCHEDULE.t_at_sigma(0.15)
+    sigma = SCHEDULE.sigma(t)
+    after = {}
+    for name, error in errors.items():
+        start = truth + error * (sigma / error.pow(2).mean().sqrt())
+        out = PRIOR(hybrid.hand_off(start, SCHEDULE, t), sigma)
+        after[name] = metrics.psnr(out, truth)
+        # one call of the oracle is the Wiener filter P/(P + σ²) on the start
+        gain = PRIOR.power / (PRIOR.power + sigma**2)
+        wiener = torch.fft.ifft2(torch.fft.fft2(start) * gain).real
+        torch.testing.assert_close(out, wiener, rtol=1e-9, atol=1e-9)
+    before = metrics.psnr(truth + sigma, truth)
+    assert after["white"] > before + 1
+    assert after["smooth"] < before + 0.3
+
+
+def test_the_start_is_chosen_from_dips_own_error() -> None:
+    fit = Fit(0, 0, torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8), 0.1)
+    for rho in (0.5, 1.0, 4.0):
+        t = hybrid.choose_t(fit, SCHEDULE, replace(CONFIG, rho=rho))
+        assert t == SCHEDULE.t_at_sigma(rho * 0.1)
+    assert hybrid.choose_t(fit, SCHEDULE, replace(CONFIG, t_start=7)) == 7
+    with pytest.raises(InputError, match="no error estimate"):
+        hybrid.choose_t(replace(fit, rmse_hat=None), SCHEDULE, CONFIG)
+
+
+def test_data_consistency_keeps_what_was_measured() -> None:
+    x, y = _measured("inpaint_50")
+    last = _run(CONFIG, y)[-1]
+    seen = y.operator.support
+    # σ_y = 0 is trusted to the 8-bit rounding; the last steps leave little of the prior's own word
+    assert (last.x0_hat - x)[..., seen].abs().max() < 0.05
+    free = _run(replace(CONFIG, consistency=False), y)[-1]
+    assert (free.x0_hat - x)[..., seen].abs().max() > 0.05
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    _, y = _measured()
+    a, b, c = (_run(CONFIG, y, seed)[-1].x0_hat for seed in (0, 0, 1))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert not torch.equal(a, c)
+
+
+def test_a_start_beyond_T_is_refused_before_the_fit() -> None:
+    _, y = _measured()
+    with pytest.raises(InputError, match="t_start is a position"):
+        next(hybrid.reconstruct(y, PRIOR, SCHEDULE, replace(CONFIG, t_start=101), compute.generator(0, "h")))
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"kind": "sudden"}, "kind: expected"),
+        ({"rho": 0.0}, "rho: expected"),
+        ({"rho": float("nan")}, "rho: expected"),
+        ({"t_start": -1}, "t_start: expected"),
+        ({"dip": replace(FIT, held_out=0.0)}, "needs DIP's error"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_answered_in_one_line(change: dict[str, object], part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        replace(CONFIG, **change)  # type: ignore[arg-type]
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,175 @@
+"""Operators: adjoints, proximal maps against their normal equation, and measurements that show only what A shows."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from dipddpm_lib import compute, images, operators
+from dipddpm_lib.operators import Blur, Compressive, Downsampling, Fourier, Identity, Inpainting
+from dipddpm_lib.types import InputError, LinearOperator, Measurement
+
+HEIGHT, WIDTH = 12, 20  # not square: a swapped axis shows
+
+
+def _mask(draw: torch.Generator) -> Tensor:
+    return torch.rand(HEIGHT, WIDTH, generator=draw) < 0.4
+
+
+def every_operator(seed: int) -> dict[str, LinearOperator]:
+    draw = compute.generator(seed, "operators")
+    signs = torch.where(torch.rand(HEIGHT, WIDTH, generator=draw) < 0.5, -1.0, 1.0)
+    return {
+        "identity": Identity(),
+        "inpainting": Inpainting(_mask(draw)),
+        "downsampling": Downsampling(4),
+        "blur": Blur(torch.rand(5, 3, generator=draw, dtype=torch.float64)),
+        "compressive": Compressive(signs, _mask(draw)),
+        "fourier": Fourier(_mask(draw)),
+    }
+
+
+NAMES = tuple(every_operator(0))
+
+
+def _x(draw: torch.Generator) -> Tensor:
+    return torch.randn(1, 3, HEIGHT, WIDTH, generator=draw, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 10**6))
+def test_the_adjoint_is_the_adjoint(name: str, seed: int) -> None:
+    operator = every_operator(seed)[name]
+    draw = compute.generator(seed, "vectors")
+    x = _x(draw)
+    u = torch.randn(operator.A(x).shape, generator=draw, dtype=torch.float64)
+    left, right = (operator.A(x) * u).sum(), (x * operator.A_adjoint(u)).sum()
+    # float64 sums of about 10³ products of unit size
+    assert math.isclose(left, right, rel_tol=1e-10, abs_tol=1e-10)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(seed=st.integers(0, 10**6), rho=st.floats(1e-3, 1e3))
+def test_prox_solves_its_normal_equation(name: str, seed: int, rho: float) -> None:
+    operator = every_operator(seed)[name]
+    draw = compute.generator(seed, "vectors")
+    x, other = _x(draw), _x(draw)
+    y = operator.A(other)
+    z = operator.prox(x, y, rho)
+    residual = operator.A_adjoint(operator.A(z)) + rho * z - operator.A_adjoint(y) - rho * x
+    scale = 1 + rho * x.norm() + operator.A_adjoint(y).norm()
+    assert residual.norm() < 1e-9 * scale
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_prox_goes_from_x_to_the_measurement(name: str) -> None:
+    operator = every_operator(1)[name]
+    draw = compute.generator(1, "vectors")
+    x, truth = _x(draw), _x(draw)
+    y = operator.A(truth)
+    torch.testing.assert_close(operator.prox(x, y, 1e9), x, rtol=1e-6, atol=1e-6)
+    far, near = ((operator.A(operator.prox(x, y, rho)) - y).norm() for rho in (1.0, 1e-6))
+    assert near < 1e-3 * far
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_measurements_know_the_size_of_their_images(name: str) -> None:
+    operator = every_operator(2)[name]
+    y = operator.A(_x(compute.generator(2, "x")))
+    assert Measurement(y, operator, 0.0).image_size == (HEIGHT, WIDTH)
+
+
+def test_compressive_measurements_are_orthonormal_on_the_kept_entries() -> None:
+    operator = every_operator(3)["compressive"]
+    u = torch.randn(1, 3, HEIGHT, WIDTH, generator=compute.generator(3, "u"), dtype=torch.float64)
+    kept = u * operator.support
+    torch.testing.assert_close(operator.A(operator.A_adjoint(kept)), kept)
+
+
+def test_downsampling_takes_means_and_blur_keeps_constants() -> None:
+    x = torch.arange(16.0).reshape(1, 1, 4, 4).expand(1, 3, 4, 4)
+    torch.testing.assert_close(Downsampling(2).A(x)[0, 0], torch.tensor([[2.5, 4.5], [10.5, 12.5]]))
+    kernel = torch.full((3, 3), 1 / 9)
+    torch.testing.assert_close(Blur(kernel).A(torch.ones(1, 3, 8, 9)), torch.ones(1, 3, 8, 9))
+    # a kernel with its weight off the centre moves the image by as much, with wrap-around
+    shift = torch.zeros(3, 3)
+    shift[1, 2] = 1
+    x = torch.rand(1, 3, 8, 9, generator=compute.generator(0, "x"))
+    torch.testing.assert_close(Blur(shift).A(x), x.roll(1, -1))
+
+
+def test_noise_has_its_size_and_stays_where_something_is_seen() -> None:
+    mask = torch.rand(64, 64, generator=compute.generator(0, "m")) < 0.5
+    x = torch.zeros(1, 3, 64, 64)
+    y = operators.measure(Inpainting(mask), x, 0.3, compute.generator(0, "n")).y
+    assert (y[..., ~mask] == 0).all()
+    n = int(mask.sum()) * 3
+    # the standard deviation of a sample standard deviation is σ/√(2n); five of them
+    assert abs(y[..., mask].std().item() - 0.3) < 5 * 0.3 / math.sqrt(2 * n)
+
+
+def test_measuring_without_noise_is_A() -> None:
+    x = images.load("coffee", (32, 48))
+    for name in operators.TASKS:
+        operator, _ = operators.task(name, 32, 48, compute.generator(0, name))
+        torch.testing.assert_close(operators.measure(operator, x, 0.0, compute.generator(0, "n")).y, operator.A(x))
+
+
+@pytest.mark.parametrize("name", tuple(operators.TASKS))
+def test_tasks_repeat_with_their_seed_and_hide_what_they_say(name: str) -> None:
+    a, sigma = operators.task(name, 64, 64, compute.generator(0, name))
+    b, _ = operators.task(name, 64, 64, compute.generator(0, name))
+    x = images.load("chelsea", 64)
+    torch.testing.assert_close(a.A(x), b.A(x), rtol=0, atol=0)
+    share = {"inpaint_50": 0.5, "inpaint_90": 0.1, "compressive_10": 0.1, "fourier_x4": 0.25}.get(name)
+    if share is not None:
+        # binomial over 4096 entries; the Fourier rows are an exact quarter
+        assert abs(a.support.float().mean() - share) < 5 * math.sqrt(share * (1 - share) / 4096)
+    if name.startswith("denoise"):
+        assert sigma == pytest.approx(2 * int(name[-2:]) / 255)
+
+
+def test_the_pseudo_inverse_agrees_with_the_measurement() -> None:
+    x = images.load("coffee", 32)
+    for name in ("inpaint_50", "super_x4", "compressive_10", "fourier_x4"):
+        operator, _ = operators.task(name, 32, 32, compute.generator(0, name))
+        y = operators.measure(operator, x, 0.0, compute.generator(0, "n"))
+        found = operators.pseudo_inverse(y)
+        # ρ = 1e-4 leaves ρ/(a + ρ) of each entry, a ≥ 1/16 the least eigenvalue of A Aᵀ here
+        assert (operator.A(found) - y.y).abs().max() < 1.1 * 16e-4 * y.y.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (lambda: Inpainting(torch.zeros(4, 4, dtype=torch.bool)), "at least one observed"),
+        (lambda: Inpainting(torch.ones(3, 4, 4)), "(height, width)"),
+        (lambda: Inpainting(torch.ones(4, 4)).A(torch.zeros(1, 3, 5, 4)), "expected an image of 4 × 4"),
+        (lambda: Compressive(torch.zeros(4, 4), torch.ones(4, 4)), "signs of ±1"),
+        (lambda: Compressive(torch.ones(4, 4), torch.ones(4, 4)).A(torch.zeros(1, 3, 4, 5)), "expected an image"),
+        (lambda: Fourier(torch.ones(4, 4)).A(torch.zeros(1, 3, 8, 8)), "expected an image"),
+        (lambda: Downsampling(1), "factor of 2"),
+        (lambda: Downsampling(3).A(torch.zeros(1, 3, 8, 8)), "choose another size"),
+        (lambda: Blur(torch.ones(2, 3)), "two odd sides"),
+        (lambda: Blur(torch.ones(9, 9)).A(torch.zeros(1, 3, 8, 8)), "no smaller than"),
+        (lambda: operators.task("deblurr", 8, 8, torch.Generator()), "task: expected one of"),
+        (
+            lambda: operators.measure(Identity(), torch.zeros(1, 3, 4, 4), -0.1, torch.Generator()),
+            "sigma_y is a standard deviation",
+        ),
+        (
+            lambda: operators.measure(Identity(), torch.zeros(1, 3, 4, 4), math.nan, torch.Generator()),
+            "sigma_y is a standard deviation",
+        ),
+    ],
+)
+def test_bad_input_is_answered_in_one_line(make: object, part: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make()  # type: ignore[operator]
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
