@@ -144,6 +144,14 @@ def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generat
         yield TrainStep(index, loss.item(), averaged)
 
 
+def denoise_once(denoiser: Denoiser, noisy: Image, sigma: float) -> Image:
+    """E[x_0 | x_0 + σε] in one call: the image is scaled to the diffusion's x_t first, and clipped after."""
+    where = compute.default()
+    x_t = (noisy / math.sqrt(1 + sigma**2)).to(where.device).contiguous(memory_format=where.memory_format)
+    with torch.no_grad(), where.autocast():
+        return denoiser(x_t, sigma).float().clamp(-1, 1).to(noisy.device)
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """How the reverse process runs.

@@ -260,6 +260,19 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
     return compute.default().place(network.requires_grad_(False)), record["losses"], record["seconds"]
 
 
+def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0) -> Path:
+    """Train a bundled prior as the shipped one was, telling how it goes; the path of its weights file."""
+    draw = compute.generator(seed, f"bundled prior, fold {fold}")
+    start = time.perf_counter()
+    for step in ddpm.train(priors.training_images(fold, draw), config, draw):
+        if step.index % 250 == 0:
+            print(f"step {step.index}, loss {step.loss:.4f}, {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    path = store.folder() / f"bundled_fold{fold}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    priors.save(path, step.denoiser, fold, asdict(config), seed, time.perf_counter() - start)
+    return path
+
+
 def run(cell: Cell) -> Result:
     """The cell's result: from the store where it is there, else computed and stored."""
     x_true = cell.x_true()
@@ -360,6 +373,46 @@ class Results(Sequence[tuple[Cell, Result]]):
                 }
             )
         return pd.DataFrame(rows)
+
+    def table(self, by: str | Sequence[str], *columns: str) -> pd.DataFrame:
+        """Means over all that `by` leaves open, under the names of `COLUMNS`; PSNR and SSIM with their intervals.
+
+        by: columns of `frame`; columns: keys of `COLUMNS`
+        """
+        frame = self.frame()
+        groups = frame.groupby([by] if isinstance(by, str) else list(by), sort=False)
+        spread = {"psnr", "ssim"}
+        table = pd.DataFrame({c: groups[c].agg(interval if c in spread else "mean") for c in columns})
+        if "memory" in columns:
+            table["memory"] /= 2**20
+        return table.reset_index().rename(columns=COLUMNS)
+
+    def curves(self, value: str, over: str, by: str = "label") -> dict[str, tuple[pd.Series, ...]]:
+        """For every `by`: where, mean, low and high of `value` along `over`, for a panel of curves."""
+        out = {}
+        for name, group in self.frame().groupby(by, sort=False):
+            spread = group.groupby(over)[value].agg(interval)
+            mean, low, high = (spread.map(lambda i, part=part: getattr(i, part)) for part in ("mean", "low", "high"))
+            out[str(name)] = (spread.index.to_series(), mean, low, high)
+        return out
+
+
+COLUMNS = {
+    "label": "method",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "seconds_fit": "fit (s)",
+    "seconds_sample": "sampling (s)",
+    "seconds": "total (s)",
+    "evaluations": "network calls",
+    "iterations": "iterations",
+    "parameters": "parameters",
+    "memory": "peak memory (MiB)",
+    "t_start": "t at the start",
+    "rmse": "RMSE of the fit",
+    "rmse_hat": "RMSE, estimated",
+}
+"""What tables call the columns of `Results.frame`, with units."""
 
 
 def sweep(cells: Iterable[Cell], client: Any = None, name: str = "") -> Results:

@@ -214,23 +214,47 @@ def film(frames: Tensor, names: Sequence[str], label: str, caption: str, alt: st
     _display_figure(label, "figure film", "".join(shown) + slider, caption)
 
 
+FORMATS = {
+    "PSNR (dB)": ".2f",
+    "SSIM": ".3f",
+    "fit (s)": ".2f",
+    "sampling (s)": ".2f",
+    "total (s)": ".2f",
+    "network calls": ".0f",
+    "iterations": ".0f",
+    "parameters": ",.0f",
+    "peak memory (MiB)": ".0f",
+    "t at the start": ".0f",
+    "RMSE of the fit": ".3f",
+    "RMSE, estimated": ".3f",
+}
+"""How the columns of `experiment.COLUMNS` are written."""
+
+
 def table(
     frame: pd.DataFrame,
     label: str,
     caption: str,
     formats: Mapping[str, str] | None = None,
     best: Mapping[str, str] | None = None,
+    best_of_row: Sequence[str] = (),
 ) -> None:
-    """Display a table; `formats` by column (".2f"), `best` names columns whose "max" or "min" is set bold."""
-    formats, best = formats or {}, best or {}
+    """Display a table.
+
+    formats:     by column (".2f"), beside those of `FORMATS`
+    best:        columns whose "max" or "min" is set bold
+    best_of_row: columns of which the largest is set bold in every row
+    """
+    formats, best = {**FORMATS, **(formats or {})}, best or {}
     winners = {c: getattr(pd.to_numeric(frame[c]), rule)() for c, rule in best.items()}
     head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in frame.columns)
     rows = []
     for _, row in frame.iterrows():
         cells = []
+        largest = max((row[c] for c in best_of_row), default=None)
         for column, value in row.items():
             text = escape(_formatted(value, formats.get(str(column), "")))
-            if column in winners and value == winners[column]:
+            if (column in winners and value == winners[column]) or (column in best_of_row and value == largest):
                 text = f"<strong>{text}</strong>"
             numeric = isinstance(value, int | float | Interval | np.number)
             cells.append(f"<td{' class=number' if numeric else ''}>{text}</td>")

@@ -151,11 +151,11 @@ def remember(
 
 def _quarantine(path: Path, error: Exception) -> None:
     place = path.parent / "quarantine" / f"{path.name}-{time.time_ns()}"
-    place.parent.mkdir(exist_ok=True)
     try:
+        place.parent.mkdir(exist_ok=True)
         path.rename(place)
     except OSError:
-        return  # another process was faster
+        return  # another process was faster, or one may only read here
     print(f"store: {path.name[:12]} failed its check ({error}); moved to {place} and computed anew", file=sys.stderr)
 
 

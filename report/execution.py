@@ -182,7 +182,10 @@ def run_notebook(path: Path, folder: Path, parameters: Parameters) -> float:
             unfinished.replace(failed)
             kept = f" (partial notebook: {_shown(failed)})"
         raise BuildError(f"{path.stem}, {_failure(error, failed)}{kept}") from None
-    unfinished.replace(target)
+    else:
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)  # left by Ctrl-C
     failed.unlink(missing_ok=True)
     return time.perf_counter() - started
 

@@ -321,6 +321,16 @@ def test_code_is_folded_and_output_is_not(render: Render) -> None:
     assert not root.xpath("//p[text()='gone']")
 
 
+def test_removed_cells_at_either_end_leave_the_section_whole(render: Render) -> None:
+    gone = (shows("<p>gone</p>", "x", "remove-cell"), shows("<p>gone</p>", "x", "remove-cell"))
+    root = tree(render(**{"00_a": notebook(gone[0], "First.", gone[1]), "01_b": notebook("Second.")}))
+    sections = root.xpath("//section[@class='notebook']")
+    assert [(one.get("id"), one.text_content().split()) for one in sections] == [
+        ("nb-00_a", ["First."]),
+        ("nb-01_b", ["Second."]),
+    ]
+
+
 def test_remove_input_leaves_the_output_alone(render: Render) -> None:
     text = render(shows("<p>shown</p>", "secret = 1", "remove-input"))
     assert "secret" not in text

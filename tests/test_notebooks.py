@@ -1,0 +1,193 @@
+"""The notebooks: built as the handwriting asks, and run as papermill runs them."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+from dipddpm_lib import images
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*.yaml"))
+NAMES = (
+    "00_introduction",
+    "01_dip",
+    "02_ddpm",
+    "03_hybrid",
+    "04_ablation_dip_architecture",
+    "05_ablation_timesteps",
+    "06_ablation_noise_and_schedules",
+    "07_restoration",
+    "08_conclusion",
+    "A1_reported_numbers",
+)
+
+
+def _cells(path: Path, kind: str) -> list[nbformat.NotebookNode]:
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
+
+
+def _parameters(path: Path) -> str:
+    (cell,) = [c for c in _cells(path, "code") if "parameters" in c.metadata.get("tags", [])]
+    return str(cell.source)
+
+
+def test_the_ten_notebooks_are_there() -> None:
+    assert tuple(path.stem for path in NOTEBOOKS) == NAMES
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_parameters_are_typed_and_explained(path: Path) -> None:
+    for line in _parameters(path).splitlines():
+        node = ast.parse(line).body[0]
+        assert isinstance(node, ast.AnnAssign), f"{line}: no type"
+        assert isinstance(node.target, ast.Name)
+        assert len(line.split("#", 1)) == 2, f"{line}: no explanation"
+        value = ast.literal_eval(node.value)  # type: ignore[arg-type]
+        assert type(value).__name__ == ast.unparse(node.annotation)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebooks_are_prose_with_short_code(path: Path) -> None:
+    code, prose = _cells(path, "code"), _cells(path, "markdown")
+    lengths = [len(cell.source.splitlines()) for cell in code]
+    assert max(lengths) <= 25, f"cells of {[n for n in lengths if n > 25]} lines"
+    assert statistics.median(lengths) <= 15
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    assert prose[0].source.startswith("#")
+    assert "plotting.settings(" in "\n".join(cell.source for cell in code), "settings, machine and seeds are not shown"
+
+
+def test_the_headings_follow_the_writeup() -> None:
+    text = "\n".join(cell.source for path in NOTEBOOKS for cell in _cells(path, "markdown"))
+    order = [
+        "# 1 Introduction",
+        "# 2 Theoretical Justification",
+        "## 2.1 Deep Image Prior",
+        "## 2.2 Denoising Diffusion Probabilistic Models",
+        "## 2.3 Combining DIP and DDPM",
+        "# 3 Experimental Verification",
+        "## 3.1 Implementation",
+        "## 3.2 Experimental Setup",
+        "## 3.3 Results",
+        "## 3.4 Analysis",
+        "# 4 Ablation Studies and Analysis",
+        "## 4.1 Impact of DIP Architecture",
+        "## 4.2 Influence of DDPM Timesteps",
+        "## 4.3 Noise Levels and Denoising Schedules",
+        "# 5 Conclusion",
+    ]
+    places = [re.search(f"^{re.escape(heading)}", text, re.MULTILINE) for heading in order]
+    assert all(places)
+    starts = [place.start() for place in places if place]
+    assert starts == sorted(starts)
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda p: p.stem)
+def test_presets_name_only_declared_parameters(preset: Path) -> None:
+    for stem, values in yaml.safe_load(preset.read_text()).items():
+        declared = {
+            node.target.id
+            for node in ast.parse(_parameters(ROOT / "notebooks" / f"{stem}.ipynb")).body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+        }
+        assert set(values) <= declared, f"{stem}: {set(values) - declared}"
+
+
+def _environment(store: Path) -> dict[str, str]:
+    return {**os.environ, "DIPDDPM_STORE": str(store), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One store for all that runs here, so that the second run has something to find."""
+    return tmp_path_factory.mktemp("store")
+
+
+def _build(store: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "report" / "build.py"), "--preset", "smoke", "--output", str(output), *more]
+    return subprocess.run(command, env=_environment(store), capture_output=True, text=True, timeout=540)
+
+
+@pytest.mark.slow
+def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path) -> None:
+    """`make report` at the smoke preset, twice: all ten notebooks, one page; then the same from the store."""
+    start = time.monotonic()
+    first = _build(store, tmp_path, "--no-pdf")
+    cold = time.monotonic() - start
+    assert first.returncode == 0, first.stdout + first.stderr
+    page = (tmp_path / "index.html").read_text()
+    for name in NAMES:
+        assert name in first.stdout
+        assert f"code of {name}" in page
+    assert page.count("<figure") > 25
+    assert "<math" in page
+    assert "does not hold" in page
+    assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]+", "", page)), "a number was not computed"
+    results = {p.name for p in store.iterdir() if (p / "record.json").exists()}
+
+    start = time.monotonic()
+    second = _build(store, tmp_path, "--no-pdf")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert {p.name for p in store.iterdir() if (p / "record.json").exists()} == results, "a second run computed anew"
+    assert time.monotonic() - start < cold
+    # figures and tables come from stored results: what differs is the durations in the record
+    figures = [
+        re.findall(r"<figure.*?</figure>", text, re.DOTALL) for text in (page, (tmp_path / "index.html").read_text())
+    ]
+    assert figures[0] == figures[1]
+
+
+def _papermill(store: Path, output: Path, name: str, **parameters: object) -> subprocess.CompletedProcess[str]:
+    small = yaml.safe_load((ROOT / "notebooks" / "presets" / "smoke.yaml").read_text())[name]
+    source = ROOT / "notebooks" / f"{name}.ipynb"
+    command = [sys.executable, "-m", "papermill", str(source), str(output), "--no-progress-bar", "-y"]
+    return subprocess.run(
+        [*command, yaml.safe_dump(small | parameters)],
+        env=_environment(store),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_a_reader_restores_a_photograph_of_their_own(store: Path, tmp_path: Path) -> None:
+    photograph = tmp_path / "my photo.png"
+    images.save(images.load("rocket", (90, 120)), photograph)
+    run = _papermill(store, tmp_path / "out.ipynb", "07_restoration", image=str(photograph))
+    assert run.returncode == 0, run.stderr[-2000:]
+    text = (tmp_path / "out.ipynb").read_text()
+    assert "my photo.png" in text
+    assert "tab-restoration" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("parameters", "part"),
+    [
+        ({"image": "no such photograph"}, "is neither a file nor a bundled photograph"),
+        ({"image": "camera"}, "both bundled priors were trained on this image"),
+        ({"T": 1}, "T counts the steps of the diffusion"),
+    ],
+)
+def test_bad_parameters_end_in_one_clear_line(
+    store: Path, tmp_path: Path, parameters: dict[str, object], part: str
+) -> None:
+    name = "03_hybrid" if "T" in parameters else "07_restoration"
+    run = _papermill(store, tmp_path / "out.ipynb", name, **parameters)
+    assert run.returncode != 0
+    last = [line for line in run.stderr.splitlines() if line.strip()][-1]
+    assert "InputError" in last
+    assert part in last
