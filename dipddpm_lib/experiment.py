@@ -63,12 +63,14 @@ class Cell:
         sample = self.config.sample if isinstance(self.config, HybridConfig) else self.config
         if isinstance(sample, SampleConfig):
             spacing(schedule, self.T, sample.steps, sample.spacing)
-            require(
-                self.prior == "bundled" or self.training is not None,
-                "prior: single needs a TrainConfig in `training`",
-            )
+            require(self.prior in ("single", "bundled"), f"prior: expected single or bundled, got {self.prior!r}")
             if self.prior == "bundled":
                 _fold_for(x_true)
+            elif self.training is None:
+                raise InputError("prior: single needs a TrainConfig in `training`")
+            else:
+                crop, side = self.training.crop, min(x_true.shape[-2:])
+                require(crop is None or crop <= side, f"crop: expected at most {side}, the image's side, got {crop}")
         if isinstance(self.config, HybridConfig) and self.config.t_start is not None:
             schedule.check_t(self.config.t_start, "t_start")
 
@@ -119,7 +121,8 @@ class _Run:
         assert step is not None  # every method yields at least once
         if self.trace[-1][0] != step.index or count % self.every != 0:
             self._note(step)
-        self.frames.append(images.to_uint8(step.x0_hat))
+        if count % self.keep != 0:
+            self.frames.append(images.to_uint8(step.x0_hat))
         return step
 
     def _note(self, step: Step) -> None:
@@ -467,6 +470,14 @@ def _write_collection(name: str, content: Any) -> None:
         raise InputError(f"store: cannot write to {path.parent} ({error.strerror or error})") from error
 
 
+def _read_collection(name: str) -> Any:
+    """What was written under this name; None where nothing reads as JSON."""
+    try:
+        return json.loads(_collection_path(name).read_text())
+    except (OSError, ValueError):
+        return None
+
+
 def note(name: str, **numbers: float) -> None:
     """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
     _write_collection(f"{name}.numbers", numbers)
@@ -474,17 +485,14 @@ def note(name: str, **numbers: float) -> None:
 
 def noted(name: str) -> dict[str, float]:
     """What `note` last kept under this name; empty where there is nothing."""
-    path = _collection_path(f"{name}.numbers")
-    return json.loads(path.read_text()) if path.exists() else {}
+    return _read_collection(f"{name}.numbers") or {}
 
 
 def collected(name: str) -> Results:
-    """The results that `sweep(…, name=name)` last kept; empty where there are none."""
-    path = _collection_path(name)
-    if not path.exists():
-        return Results(())
-    found = ((entry, store.get(entry["key"])) for entry in json.loads(path.read_text()))
-    return Results((_cell(entry), _result(*kept)) for entry, kept in found if kept is not None)
+    """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead."""
+    found = [(entry, store.get(entry["key"])) for entry in _read_collection(name) or ()]
+    pairs = [(_cell(entry), _result(*kept)) for entry, kept in found if kept is not None]
+    return Results(pairs if len(pairs) == len(found) else ())
 
 
 def _cell(entry: Mapping[str, Any]) -> Cell:
@@ -508,7 +516,7 @@ def _restored(kind: type, values: Mapping[str, Any]) -> Any:
     )
 
 
-def interval(values: Sequence[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+def interval(values: Iterable[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
     """Percentile bootstrap of the mean; give paired differences for a paired comparison (Efron, Tibshirani 1993, §13).
 
     With fewer than two values nothing can be said of the spread: low and high are NaN.

@@ -239,9 +239,9 @@ def test_versions_agree() -> None:
 
 LAYERS = (
     ("types", "images", "compute"),
-    ("schedules", "operators", "networks", "metrics", "store"),
-    ("dip", "ddpm", "hybrid", "classical", "priors"),
-    ("experiment", "protocols", "claims", "replay", "plotting"),
+    ("schedules", "operators", "networks", "metrics", "priors", "store"),
+    ("dip", "ddpm", "hybrid", "classical"),
+    ("experiment", "claims", "replay", "plotting"),
     ("widgets",),
 )
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
@@ -250,10 +250,8 @@ SIDEWAYS = {
     ("compute", "types"),
     ("hybrid", "dip"),
     ("hybrid", "ddpm"),
-    ("priors", "ddpm"),
-    ("protocols", "experiment"),
+    ("priors", "networks"),
     ("claims", "experiment"),
-    ("claims", "protocols"),
 }
 MODULES = sorted(path.stem for path in (ROOT / "dipddpm_lib").glob("*.py") if path.stem != "__init__")
 
