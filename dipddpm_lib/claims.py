@@ -45,7 +45,10 @@ class Evidence:
     @cached_property
     def table(self) -> Table:
         """The main table of protocol A."""
-        return Table(self.frame("hybrid"))
+        frame = self.frame("hybrid")
+        if not {"DIP", "DIP+DDPM", "DIP+DDPM, short fit"} <= set(frame.label) or "DDPM" not in set(frame.method):
+            raise Missing("hybrid")
+        return Table(frame)
 
 
 class Table:
@@ -162,7 +165,7 @@ def _fewer_steps(e: Evidence) -> Finding:
     d = t.difference("DIP+DDPM", t.ddpm)
     calls, all_calls = t.mean.evaluations["DIP+DDPM"], t.mean.evaluations[t.ddpm]
     return (
-        "holds" if d.mean > -TIE_DB else "does not hold"
+        "holds" if d.mean > -TIE_DB and calls < all_calls else "does not hold"
     ), f"{calls:.0f} network calls against {all_calls:.0f}, {_db(d)}"
 
 
@@ -235,6 +238,8 @@ def _timesteps_frame(e: Evidence) -> tuple[pd.DataFrame, int, int]:
     f = e.frame("timesteps")
     f = f[f.label == "DDPM"]
     ts = sorted(f["T"].unique(), reverse=True)
+    if len(ts) < 2:
+        raise Missing("timesteps")
     return f, int(ts[0]), int(ts[1])
 
 

@@ -54,7 +54,9 @@ def _patches(x: Image, side: int) -> Float[Tensor, "n d"]:
     return columns.transpose(1, 2).reshape(-1, columns.shape[1])
 
 
-def patch_swd(x: Image, y: Image, generator: torch.Generator, side: int = 7, projections: int = 128) -> float:
+def patch_swd(
+    x: Image, y: Float[Tensor, "n 3 h w"], generator: torch.Generator, side: int = 7, projections: int = 128
+) -> float:
     """Sliced Wasserstein distance between the 7 × 7 patches of x and of y, the mean over scales 1, 1/2, 1/4.
 
     Patches are projected on random unit directions, sorted, and compared in L1 (Rabin et al. 2011; on patches,
@@ -79,7 +81,7 @@ def _thinned(*clouds: Tensor) -> list[Tensor]:
     return [cloud[:: max(1, len(cloud) // 16384)] for cloud in clouds]
 
 
-def diversity(samples: Image, reference: Image) -> float:
+def diversity(samples: Image, reference: Float[Tensor, "n 3 h w"]) -> float:
     """Pixelwise standard deviation over samples, relative to the reference's own (SinGAN, Shaham et al. 2019, §4)."""
     require(samples.shape[0] >= 2, f"diversity: expected two samples or more, got {samples.shape[0]}")
     grey, target = samples.float().mean(1), reference.float().mean(1)

@@ -195,20 +195,25 @@ def _display_figure(label: str, kind: str, body: str, caption: str) -> None:
     display(HTML(html))
 
 
-def film(frames: Tensor, names: Sequence[str], label: str, caption: str, alt: str, side: int = 256) -> None:
-    """Frames (k, 3, h, w) uint8 under a slider; the last is shown first, and is what paper gets."""
+def film(frames: Tensor, label: str, caption: str, alt: str, side: int = 256, most: int = 12) -> None:
+    """Frames (k, 3, h, w) uint8 under a slider, at most `most` of them.
+
+    The last is shown first; paper gets a strip.
+    """
+    chosen = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
     shown = []
-    for i, (frame, name) in enumerate(zip(frames, names, strict=True)):
+    for i, index in enumerate(chosen, start=1):
         buffer = io.BytesIO()
-        picture = PIL_Image.fromarray(frame.permute(1, 2, 0).numpy())
+        picture = PIL_Image.fromarray(frames[index].permute(1, 2, 0).numpy())
         picture.resize((side, side), PIL_Image.Resampling.NEAREST).save(buffer, "WEBP", quality=85)
-        hidden = "" if i == len(names) - 1 else " hidden"
+        hidden = "" if i == len(chosen) else " hidden"
+        name = f"frame {i} of {len(chosen)}"
         img = _img(buffer.getvalue(), "image/webp", f"{alt}, {name}")
-        shown.append(f'<div class="frame"{hidden}>{img}<span>{escape(name)}</span></div>')
+        shown.append(f'<div class="frame"{hidden}>{img}<span>{name}</span></div>')
     # the one script of a film: show the frame that the slider names
     handler = "const f=this.closest('figure').querySelectorAll('.frame');f.forEach((e,i)=>{e.hidden=i!=this.value})"
     slider = (
-        f'<input type="range" min="0" max="{len(names) - 1}" value="{len(names) - 1}" '
+        f'<input type="range" min="0" max="{len(shown) - 1}" value="{len(shown) - 1}" '
         f'aria-label="{escape(alt)}" oninput="{escape(handler)}">'
     )
     _display_figure(label, "figure film", "".join(shown) + slider, caption)
@@ -251,7 +256,7 @@ def table(
     rows = []
     for _, row in frame.iterrows():
         cells = []
-        largest = max((row[c] for c in best_of_row), default=None)
+        largest = max((row[c] for c in best_of_row if not pd.isna(row[c])), default=None)
         for column, value in row.items():
             text = escape(_formatted(value, formats.get(str(column), "")))
             if (column in winners and value == winners[column]) or (column in best_of_row and value == largest):
@@ -266,8 +271,8 @@ def table(
 def _formatted(value: Any, fmt: str) -> str:
     if isinstance(value, Interval):
         spread = "" if math.isnan(value.low) else f" [{value.low:{fmt}}, {value.high:{fmt}}]"
-        return f"{value.mean:{fmt}}{spread}"
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return f"{value.mean:{fmt}}{spread}".replace("-", "−")
+    if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return "–"
     if isinstance(value, float | int | np.number) and not isinstance(value, bool) and fmt:
         return format(value, fmt).replace("-", "−")

@@ -174,7 +174,7 @@ def run_notebook(path: Path, folder: Path, parameters: Parameters) -> float:
             cwd=str(path.resolve().parent),
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT,
-            extra_arguments=["--log-level=ERROR"],  # the kernel's own remarks at its start
+            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks at its start and end
         )
     except Exception as error:
         kept = ""

@@ -1,0 +1,33 @@
+"""The README's picture, from the stored results of 07_restoration: python report/hero.py."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+from PIL import Image
+
+from dipddpm_lib import experiment, images, operators, plotting
+
+TASK = "compressive_10"
+
+
+def main() -> None:
+    results = experiment.collected("restoration").only(task=TASK, seed=0)
+    if not results:
+        raise SystemExit("hero: no stored results of 07_restoration; run make report first")
+    cell = results[0][0]
+    x_true = cell.x_true()
+    seen = operators.pseudo_inverse(cell.measurement(x_true)).clamp(-1, 1)
+    shown = {"target": x_true, "10 % of its coefficients": seen} | {
+        f"{c.method}: {r.psnr:.2f} dB": r.x0_hat for c, r in results.only(image=cell.image) if c.method != "classical"
+    }
+    buffer = io.BytesIO()
+    plotting.pictures(shown, columns=len(shown), side=2.0).savefig(buffer, format="png", dpi=110)
+    target = Path(__file__).with_name("hero.webp")
+    Image.open(buffer).convert("RGB").save(target, quality=88)
+    print(f"{target.name}: {images.digest(x_true)[:12]}, {cell.image} at {cell.size}²")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,355 @@
+"""Verdicts follow the evidence: evidence made by hand turns every one of them both ways."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+
+from dipddpm_lib import claims, experiment
+from dipddpm_lib.claims import CLAIMS, Claim, Evidence, Missing, Verdict, judge, ledger, summary
+from dipddpm_lib.ddpm import SampleConfig
+from dipddpm_lib.dip import DIPConfig
+from dipddpm_lib.experiment import Cell, Config, Results
+from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.types import Result
+
+SEEDS = 3
+DIP, DDPM, HYBRID = DIPConfig(), SampleConfig(), HybridConfig()
+
+
+@pytest.fixture(autouse=True)
+def _root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
+
+
+def row(config: Config, psnr: float, seconds: float, evaluations: int = 0, **more: Any) -> dict[str, Any]:
+    return {"config": config, "psnr": psnr, "seconds": seconds, "evaluations": evaluations, "ssim": 0.8, **more}
+
+
+# where every claim holds that can
+BASE: dict[str, dict[str, dict[str, Any]]] = {
+    "dip": {"DIP": row(DIP, 27.0, 10.0)},
+    "hybrid": {
+        "DIP": row(DIP, 27.0, 10.0),
+        "DDPM, 1000 steps": row(DDPM, 25.0, 30.0, 1000),
+        "DDPM, 100 steps": row(DDPM, 24.5, 3.0, 100),
+        "DIP+DDPM": row(HYBRID, 28.0, 11.0, 20),
+        "DIP+DDPM, short fit": row(HYBRID, 26.0, 4.0, 20),
+    },
+    "architecture": {"2 × 16": row(DIP, 25.0, 5.0), "4 × 64": row(DIP, 27.0, 20.0)},
+    "timesteps": {
+        "1000": row(DDPM, 25.0, 30.0, 1000, T=1000, label="DDPM"),
+        "500": row(DDPM, 24.6, 15.0, 500, T=500, label="DDPM"),
+        "10": row(DDPM, 20.0, 0.3, 10, T=10, label="DDPM"),
+        "hybrid": row(HYBRID, 1.0, 999.0, 10, T=2000, label="DIP+DDPM"),  # no row of these claims
+    },
+    "dial": {
+        "0": row(HybridConfig(t_start=0), 27.0, 1.0),
+        "500": row(HybridConfig(t_start=500), 17.0, 1.0),
+        "1000": row(HybridConfig(t_start=1000), 10.0, 1.0),
+    },
+}
+NUMBERS: dict[str, dict[str, float]] = {
+    "introduction": {"image_db": 27.3, "noise_db": 15.2, "iterations": 120},
+    "oracle": {"white_gain": 2.34, "smooth_gain": -0.45},
+    "generation": {"diversity": 0.61, "swd_samples": 0.123, "swd_noise": 0.789},
+    "bundled": {"psnr_25": 29.1, "psnr_50": 26.2},
+    "architecture": {"wider": 0.57, "deeper": 0.68, "time_ratio": 3.1, "memory_ratio": 2.2},
+    "noise": {
+        "needed_low": 3,
+        "needed_high": 11,
+        "adaptive_gain": 0.52,
+        "adaptive_low": 0.31,
+        "adaptive_high": 0.73,
+        "steps": 17,
+    },
+    "restoration": {
+        "over_dip": 1.23,
+        "over_ddpm": 2.34,
+        "above_ddpm": 9,
+        "above_classical": 9,
+        "tasks": 9,
+        "speed": 3.4,
+    },
+    "replay": {
+        "noise_low": -1.31,
+        "noise_high": -1.12,
+        "draws_apart": 1.7,
+        "untrained_end": 5.6,
+        "honest_speed": 1.4,
+        "claimed_speed": 39.0,
+    },
+}
+
+
+def results(rows: Mapping[str, Mapping[str, Any]]) -> Results:
+    """Three seeds of every row, a hundredth of a decibel apart."""
+    pairs = []
+    for name, r in rows.items():
+        for seed in range(SEEDS):
+            cell = Cell("coffee", 32, seed, r["config"], T=r.get("T", 1000), label=r.get("label", name))
+            psnr = r["psnr"] + 0.01 * (seed - 1) + r.get("spread", 0.0) * (seed - 1)
+            trace = [(0, r["seconds"], psnr, r["ssim"])]
+            image, nothing = torch.zeros(1, 3, 16, 16), dict[str, Any]()
+            seconds = {"sample": r["seconds"]}
+            result = Result(nothing, seed, "", image, trace, seconds, r["evaluations"], 0, nothing, {})
+            pairs.append((cell, result))
+    return Results(pairs)
+
+
+def evidence(changes: Mapping[str, float] | None = None) -> Evidence:
+    """BASE and NUMBERS with changes: "hybrid/DIP+DDPM/psnr" of a row, "noise.steps" of a number."""
+    rows, numbers = copy.deepcopy(BASE), copy.deepcopy(NUMBERS)
+    for path, value in (changes or {}).items():
+        if "/" in path:
+            name, label, field = path.split("/")
+            rows[name][label][field] = value
+        else:
+            name, key = path.split(".")
+            assert key in numbers[name]
+            numbers[name][key] = value
+    return Evidence({name: results(r) for name, r in rows.items()}, numbers)
+
+
+HOLDS, CONDITIONS, FAILS = get_args(Verdict)[:3]
+Rule = Callable[[Evidence], claims.Finding]
+
+FLIPS: list[tuple[Rule, dict[str, float], str]] = [
+    (claims._dip_quality, {}, HOLDS),
+    (claims._dip_quality, {"dip/DIP/psnr": 23.0}, FAILS),
+    (claims._diverse, {}, CONDITIONS),
+    (claims._diverse, {"generation.diversity": 0.1}, FAILS),
+    (claims._diverse, {"generation.swd_samples": 0.5}, FAILS),
+    (claims._both, {}, HOLDS),
+    (claims._both, {"hybrid/DIP+DDPM/psnr": 25.05}, CONDITIONS),  # level; the short fit is better and faster
+    (claims._both, {"hybrid/DIP+DDPM/seconds": 31.0}, CONDITIONS),
+    (claims._both, {"hybrid/DIP+DDPM/seconds": 31.0, "hybrid/DIP+DDPM, short fit/psnr": 20.0}, CONDITIONS),
+    (claims._both, {"hybrid/DIP+DDPM/psnr": 24.0, "hybrid/DIP+DDPM, short fit/psnr": 20.0}, FAILS),
+    (claims._both, {"hybrid/DIP+DDPM/psnr": 24.0, "hybrid/DIP+DDPM, short fit/seconds": 31.0}, FAILS),
+    (claims._both, {"hybrid/DDPM, 1000 steps/psnr": 29.0}, FAILS),
+    (claims._structure, {}, HOLDS),
+    (claims._structure, {"introduction.noise_db": 25.0}, FAILS),
+    (claims._reverses, {}, HOLDS),
+    (claims._reverses, {"bundled.psnr_25": 21.0}, FAILS),
+    (claims._costly, {}, HOLDS),
+    (claims._costly, {"hybrid/DDPM, 1000 steps/seconds": 10.0}, CONDITIONS),
+    (claims._costly, {"hybrid/DDPM, 1000 steps/seconds": 4.0}, FAILS),
+    (claims._reaches, {}, HOLDS),
+    (claims._reaches, {"dial/1000/psnr": 26.0}, FAILS),
+    (claims._fewer_steps, {}, HOLDS),
+    (claims._fewer_steps, {"hybrid/DIP+DDPM/psnr": 24.0}, FAILS),
+    (claims._fewer_steps, {"hybrid/DIP+DDPM/evaluations": 1000}, FAILS),
+    (claims._over_dip, {}, HOLDS),
+    (claims._over_dip, {"hybrid/DIP+DDPM/psnr": 27.0}, CONDITIONS),
+    (claims._over_dip, {"hybrid/DIP+DDPM/spread": 5.0}, CONDITIONS),  # a mean of +1 dB within a wide interval
+    (claims._over_dip, {"hybrid/DIP+DDPM/psnr": 26.0, "restoration.over_dip": -1.0}, FAILS),
+    (claims._reported_dip, {}, HOLDS),
+    (claims._reported_dip, {"dip/DIP/psnr": 24.4}, CONDITIONS),
+    (claims._reported_dip, {"dip/DIP/seconds": 17.0}, CONDITIONS),
+    (claims._filters, {}, HOLDS),
+    (claims._filters, {"architecture.deeper": -0.5}, CONDITIONS),
+    (claims._filters, {"architecture.deeper": -0.5, "architecture.wider": 0.1}, FAILS),
+    (claims._architecture_cost, {}, HOLDS),
+    (claims._architecture_cost, {"architecture.memory_ratio": 1.0}, FAILS),
+    (claims._architecture_cost, {"architecture.time_ratio": 1.0}, FAILS),
+    (claims._half_quality, {}, HOLDS),
+    (claims._half_quality, {"timesteps/500/psnr": 25.3}, CONDITIONS),
+    (claims._half_quality, {"timesteps/500/psnr": 23.0}, FAILS),
+    (claims._half_quality, {"timesteps/500/psnr": 27.0}, FAILS),
+    (claims._half_time, {}, HOLDS),
+    (claims._half_time, {"timesteps/500/seconds": 29.0}, FAILS),
+    (claims._trade_off, {}, HOLDS),
+    (claims._trade_off, {"timesteps/10/psnr": 24.9}, CONDITIONS),
+    (claims._noise_steps, {}, HOLDS),
+    (claims._noise_steps, {"noise.needed_high": 3}, FAILS),
+    (claims._adaptive, {}, HOLDS),
+    (claims._adaptive, {"noise.adaptive_low": -0.3}, CONDITIONS),
+    (claims._adaptive, {"noise.adaptive_low": -0.9, "noise.adaptive_high": -0.3}, FAILS),
+    (claims._restores, {}, HOLDS),
+    (claims._restores, {"restoration.above_classical": 8}, CONDITIONS),
+    (claims._restores, {"restoration.above_ddpm": 8, "restoration.over_ddpm": -0.5}, FAILS),
+]
+
+# these judge what was quoted, or a claim that cannot be measured: no evidence turns them
+FIXED: dict[Rule, str] = {
+    claims._reported_ddpm: FAILS,
+    claims._reported_hybrid: FAILS,
+    claims._reported_time: FAILS,
+    claims._balance: CONDITIONS,
+    claims._theory: CONDITIONS,
+}
+
+
+@pytest.mark.parametrize(("rule", "changes", "verdict"), FLIPS, ids=lambda v: getattr(v, "__name__", None) or str(v))
+def test_the_verdict_follows_the_evidence(rule: Rule, changes: dict[str, float], verdict: str) -> None:
+    found, numbers = rule(evidence(changes))
+    assert found == verdict
+    assert any(c.isdigit() for c in numbers)
+    assert "nan" not in numbers
+
+
+def test_every_rule_can_turn_or_is_known_not_to() -> None:
+    reached: dict[Rule, set[str]] = {}
+    for rule, _, verdict in FLIPS:
+        reached.setdefault(rule, set()).add(verdict)
+    assert {rule for rule, verdicts in reached.items() if len(verdicts) > 1} == {c.judge for c in CLAIMS} - set(FIXED)
+    assert set(FIXED) <= {c.judge for c in CLAIMS}
+    assert set(claims.SUMMARY.values()) <= {c.judge for c in CLAIMS}
+
+
+@pytest.mark.parametrize("rule", FIXED, ids=lambda rule: rule.__name__)
+def test_fixed_verdicts_still_carry_measured_numbers(rule: Rule) -> None:
+    verdict, before = rule(evidence())
+    assert verdict == FIXED[rule]
+    other = {f"{name}.{key}": 2 * v + 1 for name, entries in NUMBERS.items() for key, v in entries.items()}
+    rows = {"hybrid/DDPM, 1000 steps/psnr": 22.0, "architecture/2 × 16/psnr": 26.9}
+    assert rule(evidence({**other, **rows}))[1] != before
+
+
+def test_numbers_stand_in_the_text() -> None:
+    said = {c.judge: judge(c, evidence())[1] for c in CLAIMS}
+    for rule, parts in {
+        claims._dip_quality: ("27.00 dB", "0.800", "10.0 s"),
+        claims._diverse: ("0.61", "0.123", "0.789"),
+        claims._both: ("+3.00 dB [+3.00, +3.00]", "2.7×", "DDPM, 1000 steps"),
+        claims._structure: ("27.3", "15.2", "120 iterations"),
+        claims._reverses: ("29.10", "26.20"),
+        claims._costly: ("30.0 s", "DIP 10.0 s"),
+        claims._reaches: ("27.0 to 10.0",),
+        claims._fewer_steps: ("20 network calls", "1000", "+3.00 dB"),
+        claims._over_dip: ("+1.00 dB", "+1.23 dB"),
+        claims._reported_dip: ("27.00 dB", "10.0 s"),
+        claims._reported_ddpm: ("[-1.31, -1.12]", "25.00"),
+        claims._reported_hybrid: ("1.7 standard", "5.6 dB"),
+        claims._reported_time: ("1.4×", "39×", "2.7×"),
+        claims._filters: ("+0.57", "+0.68"),
+        claims._architecture_cost: ("3.1×", "2.2×"),
+        claims._balance: ("1.00 of its time",),
+        claims._half_quality: ("T = 500 against 1000", "-0.40 dB"),
+        claims._half_time: ("30.00 s → 15.00 s",),
+        claims._trade_off: ("1000 → 10", "-5.00 dB", "100×"),
+        claims._noise_steps: ("3 steps", "11 at"),
+        claims._adaptive: ("17 steps", "+0.52 dB [+0.31, +0.73]"),
+        claims._restores: ("+2.34", "9 of 9", "3.4×"),
+        claims._theory: ("+2.34", "-0.45"),
+    }.items():
+        text = said.pop(rule)
+        assert all(part in text for part in parts), text
+    assert said == {}
+
+
+# ---- single seeds, missing seeds
+
+
+def test_one_seed_speaks_by_its_mean_alone() -> None:
+    """Without a spread nothing is bracketed, and the verdicts are those of the means."""
+    one = evidence()
+    one = Evidence({n: Results(p for p in r if p[0].seed == 0) for n, r in one.results.items()}, one.numbers)
+    verdict, numbers = claims._both(one)
+    assert verdict == HOLDS
+    assert "[" not in numbers
+    assert "nan" not in numbers
+    table = ledger(one)
+    assert list(table.verdict) == list(ledger(evidence()).verdict)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    """Seeds that lift both methods alike add no doubt."""
+    table = evidence({"hybrid/DIP+DDPM/spread": 3.0, "hybrid/DDPM, 1000 steps/spread": 3.0}).table
+    d = table.difference("DIP+DDPM", table.ddpm)
+    assert (d.mean, d.low, d.high) == pytest.approx((3.0, 3.0, 3.0))
+    assert d.n == SEEDS
+
+
+def test_the_writeups_ddpm_is_the_longest_chain() -> None:
+    assert evidence().table.ddpm == "DDPM, 1000 steps"
+    assert evidence({"hybrid/DDPM, 100 steps/evaluations": 2000}).table.ddpm == "DDPM, 100 steps"
+
+
+# ---- the ledger
+
+
+def test_an_empty_store_gives_no_verdicts() -> None:
+    table = ledger()
+    assert set(table.verdict) == {"not measured"}
+    assert len(table) == len(CLAIMS) == 27
+    assert list(table.columns) == ["section", "claim", "verdict", "numbers"]
+    assert {s.split(".")[0] for s in table.section} == set("12345")
+    assert list(table.section) == sorted(table.section)
+    assert table.claim.is_unique
+    assert table.numbers.str.startswith("needs the results called ").all()
+    assert summary().count("not measured") == len(claims.SUMMARY)
+
+
+def test_whole_evidence_leaves_no_claim_unmeasured() -> None:
+    table = ledger(evidence())
+    assert set(table.verdict) <= {HOLDS, CONDITIONS, FAILS}
+    assert not table.numbers.str.contains("nan").any()
+    text = summary(evidence())
+    assert len(text.splitlines()) == len(claims.SUMMARY)
+    assert all(line.startswith("- **") and line.endswith(").") for line in text.splitlines())
+    assert "+3.00 dB" in text
+    assert "not measured" not in text
+    assert summary(evidence({"hybrid/DIP+DDPM/psnr": 20.0})) != text
+
+
+@pytest.mark.parametrize("gone", [*BASE, *(n for n in NUMBERS if n != "architecture")])
+def test_what_is_missing_is_named(gone: str) -> None:
+    whole = evidence()
+    less = Evidence(
+        {n: r for n, r in whole.results.items() if n != gone}, {n: v for n, v in whole.numbers.items() if n != gone}
+    )
+    table = ledger(less)
+    lost = table[table.verdict == "not measured"]
+    assert 0 < len(lost) < len(table)
+    assert set(lost.numbers) == {f"needs the results called {gone}"}
+    before = ledger(whole)
+    kept = table.verdict != "not measured"
+    assert list(table[kept].numbers) == list(before[kept].numbers), "the others are judged as before"
+
+
+@pytest.mark.parametrize("label", ["DIP", "DIP+DDPM", "DIP+DDPM, short fit", "DDPM"])
+def test_a_table_that_lacks_a_row_is_not_judged(label: str) -> None:
+    whole = evidence()
+    pairs = [p for p in whole.results["hybrid"] if p[0].label != label and not p[0].label.startswith(f"{label},")]
+    if label == "DIP":  # "DIP+DDPM" stays
+        pairs = [p for p in whole.results["hybrid"] if p[0].label != "DIP"]
+    less = Evidence({**whole.results, "hybrid": Results(pairs)}, whole.numbers)
+    found = {c.judge: judge(c, less)[0] for c in CLAIMS}
+    assert found[claims._both] == "not measured"
+    assert found[claims._dip_quality] == HOLDS
+
+
+def test_one_number_of_timesteps_compares_nothing() -> None:
+    whole = evidence()
+    one = Results(p for p in whole.results["timesteps"] if p[0].T == 1000)
+    found = {c.judge: judge(c, Evidence({**whole.results, "timesteps": one}, whole.numbers))[0] for c in CLAIMS}
+    for rule in (claims._half_quality, claims._half_time, claims._trade_off):
+        assert found[rule] == "not measured"
+
+
+def test_evidence_is_read_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = evidence()
+    monkeypatch.setattr(experiment, "collected", lambda name: whole.results[name])
+    for name, numbers in NUMBERS.items():
+        experiment.note(name, **{k: float(v) for k, v in numbers.items()})
+    assert ledger().equals(ledger(whole))
+    assert set(claims.COLLECTIONS) == set(BASE)
+    assert set(claims.NUMBERS) == set(NUMBERS)
+
+
+def test_a_defect_in_a_rule_is_not_missing_evidence() -> None:
+    def broken(e: Evidence) -> claims.Finding:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        judge(Claim("1", "…", broken), evidence())
+    with pytest.raises(Missing):
+        evidence().number("noise", "no such number")
+    assert math.isnan(evidence({"noise.steps": math.nan}).number("noise", "steps"))

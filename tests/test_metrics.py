@@ -1,0 +1,288 @@
+"""The measures against scikit-image, against closed forms, and at their limits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor
+
+from dipddpm_lib import compute, images, metrics
+from dipddpm_lib.types import InputError
+
+
+def noise(seed: int = 0, *shape: int) -> Tensor:
+    return torch.randn(*(shape or (1, 3, 32, 32)), generator=torch.Generator().manual_seed(seed))
+
+
+def pair(seed: int = 0, spread: float = 0.3) -> tuple[Tensor, Tensor]:
+    """A picture in [-1, 1] and a noisy copy of it."""
+    x = images.load("coffee", 32)
+    return x, (x + spread * noise(seed)).clamp(-1, 1)
+
+
+def array(x: Tensor) -> np.ndarray:
+    return x[0].permute(1, 2, 0).double().numpy()
+
+
+def draw(seed: int = 0) -> torch.Generator:
+    return compute.generator(seed, "swd")
+
+
+# ---- PSNR and SSIM
+
+WANG = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
+
+
+@given(st.integers(0, 1000), st.floats(0.001, 1.5))
+def test_psnr_and_ssim_are_scikit_images(seed: int, spread: float) -> None:
+    x, y = pair(seed, spread)
+    a, b = array(x), array(y)
+    # the same float64 sums in another order
+    assert metrics.psnr(x, y) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=2), abs=1e-6)
+    assert metrics.ssim(x, y) == pytest.approx(structural_similarity(a, b, data_range=2, **WANG), abs=1e-6)
+    # PSNR is the same on [0, 1] with peak 1: the scale and the offset drop out
+    a, b = (a + 1) / 2, (b + 1) / 2
+    assert metrics.psnr(x, y) == pytest.approx(peak_signal_noise_ratio(a, b, data_range=1), abs=1e-6)
+
+
+def test_ssim_drops_the_scale_but_not_the_offset() -> None:
+    """Its luminance term compares local means by their ratio, so a number holds for [-1, 1] alone."""
+    x, y = pair()
+    a, b = array(x), array(y)
+    on = structural_similarity
+    assert on(a / 2, b / 2, data_range=1, **WANG) == pytest.approx(metrics.ssim(x, y), abs=1e-6)
+    assert abs(on((a + 1) / 2, (b + 1) / 2, data_range=1, **WANG) - metrics.ssim(x, y)) > 0.005
+
+
+def test_other_data_ranges_give_other_numbers() -> None:
+    x, y = pair()
+    a, b = array(x), array(y)
+    octave = 20 * math.log10(2)
+    assert peak_signal_noise_ratio(a, b, data_range=1) == pytest.approx(metrics.psnr(x, y) - octave, abs=1e-6)
+    assert peak_signal_noise_ratio(a, b, data_range=4) == pytest.approx(metrics.psnr(x, y) + octave, abs=1e-6)
+    # the constants that steady SSIM grow with the range: a smaller one is stricter, 255 sees nothing
+    assert structural_similarity(a, b, data_range=1, **WANG) < metrics.ssim(x, y) - 0.01
+    assert structural_similarity(a, b, data_range=255, **WANG) > 0.9 > metrics.ssim(x, y)
+
+
+def test_equal_images_score_the_limit() -> None:
+    x, y = pair()
+    assert metrics.psnr(x, x) == math.inf
+    assert metrics.ssim(x, x) == pytest.approx(1, abs=1e-12)
+    assert metrics.ssim(x, y) < 1
+    assert metrics.psnr(x, y) == metrics.psnr(y, x)
+
+
+@given(st.floats(1e-4, 1.9))
+def test_a_constant_error_has_its_psnr_in_closed_form(c: float) -> None:
+    x = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    assert metrics.psnr(x, x + c) == pytest.approx(20 * math.log10(2 / c), abs=1e-9)
+
+
+@given(st.floats(-20, 100))
+def test_rmse_of_inverts_psnr(psnr: float) -> None:
+    rmse = metrics.rmse_of(psnr)
+    assert 20 * math.log10(metrics.PEAK / rmse) == pytest.approx(psnr, abs=1e-9)
+    x = torch.zeros(1, 3, 16, 16, dtype=torch.float64)
+    assert metrics.psnr(x, x + rmse) == pytest.approx(psnr, abs=1e-9)
+
+
+def test_rmse_of_is_the_rmse_of_images() -> None:
+    x, y = pair()
+    assert metrics.rmse_of(metrics.psnr(x, y)) == pytest.approx(((x - y).double() ** 2).mean().sqrt().item(), rel=1e-6)
+    assert metrics.rmse_of(math.inf) == 0
+
+
+def test_batches_pool_their_errors_and_average_their_ssim() -> None:
+    (x, y), (_, z) = pair(0, 0.1), pair(1, 0.5)
+    twice, both = torch.cat([x, x]), torch.cat([y, z])
+    mse = [10 ** (-metrics.psnr(x, v) / 10) for v in (y, z)]
+    assert metrics.psnr(twice, both) == pytest.approx(-10 * math.log10(sum(mse) / 2), abs=1e-9)
+    assert metrics.ssim(twice, both) == pytest.approx((metrics.ssim(x, y) + metrics.ssim(x, z)) / 2, abs=1e-12)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(1, 3, 32, 33), (2, 3, 32, 32), (1, 1, 32, 32)])
+@pytest.mark.parametrize("measure", [metrics.psnr, metrics.ssim])
+def test_images_of_other_shapes_are_not_compared(
+    measure: Callable[[Tensor, Tensor], float], shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(InputError, match="one shape"):
+        measure(noise(), torch.zeros(shape))
+
+
+# ---- patches
+
+
+def swd(x: Tensor, y: Tensor) -> float:
+    return metrics.patch_swd(x, y, draw())
+
+
+def test_patches_of_equal_images_are_at_no_distance() -> None:
+    x, y = pair()
+    assert swd(x, x) == 0
+    assert swd(x, y) == swd(y, x) > 0
+
+
+def test_patch_distance_grows_with_the_noise() -> None:
+    x, _ = pair()
+    found = [swd(x, x + s * noise()) for s in (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)]
+    assert found == sorted(found)
+    assert found[0] == 0
+
+
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_constant_images_have_their_distance_in_closed_form(a: float, b: float) -> None:
+    """|a − b| |Σu| for a unit direction u; Σu/√d is one coordinate of it: √d E|u₁| = √d Γ(d/2)/(√π Γ((d + 1)/2))."""
+    d = 3 * 7 * 7
+    mean = math.sqrt(d / math.pi) * math.exp(math.lgamma(d / 2) - math.lgamma((d + 1) / 2))
+    x = torch.zeros(1, 3, 32, 32)
+    # two scales of 128 directions; √d u₁ is all but N(0, 1), so |·| has standard deviation 0.60: five of them
+    slack = 5 * 0.61 / math.sqrt(2 * 128)
+    assert abs(swd(x + a, x + b) - mean * abs(a - b)) <= slack * abs(a - b) + 1e-5
+
+
+@given(st.floats(0.1, 3), st.floats(-1, 1))
+def test_patch_distance_scales_and_does_not_see_a_common_shift(scale: float, shift: float) -> None:
+    x, y = pair()
+    # sums of 147 float32 products of size |values| ≤ 4, each a rounding: 147 · 4 · 2⁻²⁴
+    assert swd(scale * x + shift, scale * y + shift) == pytest.approx(scale * swd(x, y), abs=4e-5)
+
+
+def test_the_order_of_images_is_no_matter() -> None:
+    many = torch.cat([images.load(name, 32) for name in ("coffee", "rocket", "chelsea", "astronaut")])
+    other = noise(1, 2, 3, 32, 32)
+    # the same numbers in another order are summed in another order
+    assert swd(many, other) == pytest.approx(swd(many[[2, 0, 3, 1]], other), abs=1e-5)
+    assert swd(many, many.flip(0)) == pytest.approx(0, abs=1e-5)
+    # twice the same cloud has the same quantiles but for their interpolation
+    assert swd(many, torch.cat([many, many])) < 0.01 * swd(many, other)
+
+
+def test_patch_distance_depends_on_its_generator_alone() -> None:
+    x, y = pair()
+    once = swd(x, y)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        assert swd(x, y) == once
+    assert metrics.patch_swd(x, y, draw(1)) != once
+    generator = draw()
+    assert metrics.patch_swd(x, y, generator) == once != metrics.patch_swd(x, y, generator)
+
+
+def test_a_few_more_patches_than_needed_are_thinned_alike() -> None:
+    x = images.load("coffee", 160)  # 154² patches: every one is taken; with two images every second
+    y = x + 0.3 * noise(0, *x.shape)
+    assert swd(torch.cat([x, x]), torch.cat([y, y])) == pytest.approx(swd(x, y), rel=0.05)
+
+
+def test_patches_need_room_and_one_size() -> None:
+    with pytest.raises(InputError, match="14 or more"):
+        swd(torch.zeros(1, 3, 13, 32), torch.zeros(1, 3, 13, 32))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_patches_of_other_sizes_are_not_compared() -> None:
+    with pytest.raises(InputError, match="one size"):
+        swd(torch.zeros(1, 3, 16, 16), torch.zeros(1, 3, 16, 17))
+
+
+# ---- diversity
+
+
+def test_diversity_is_0_for_copies_and_1_for_noise_of_the_references_spread() -> None:
+    reference, n = images.load("coffee", 32), 16
+    assert metrics.diversity(reference.expand(3, -1, -1, -1), reference) == 0
+    spread = reference.mean(1).std()
+    samples = (spread * noise(0, n, 1, 32, 32)).expand(-1, 3, -1, -1) + 0.2
+    # the deviation of n normal draws has mean c₄ and standard deviation √(1 − c₄²); here the mean over 32² pixels
+    c4 = math.sqrt(2 / (n - 1)) * math.gamma(n / 2) / math.gamma((n - 1) / 2)
+    assert abs(metrics.diversity(samples, reference) - c4) <= 5 * math.sqrt(1 - c4**2) / 32
+    # channels that vary apart leave a third of the variance in their mean
+    free = spread * noise(1, n, 3, 32, 32)
+    assert abs(metrics.diversity(free, reference) - c4 / math.sqrt(3)) <= 5 * math.sqrt(1 - c4**2) / 32 / math.sqrt(3)
+
+
+@given(st.floats(0.1, 2), st.floats(-0.5, 0.5))
+def test_diversity_drops_scale_and_offset(scale: float, shift: float) -> None:
+    reference, samples = images.load("coffee", 32), 0.3 * noise(0, 4, 3, 32, 32)
+    found = metrics.diversity(scale * samples + shift, scale * reference + shift)
+    assert found == pytest.approx(metrics.diversity(samples, reference), rel=1e-4)  # float32
+
+
+def test_one_sample_is_not_diverse() -> None:
+    with pytest.raises(InputError, match="two samples"):
+        metrics.diversity(noise(), noise())
+
+
+# ---- the spectrum
+
+
+def rings(height: int, width: int) -> list[int]:
+    """How many frequencies lie nearest to 0, 1, 2, … cycles per shorter side."""
+    short = min(height, width)
+    counts = [0] * (short // 2 + 1)
+    for v in range(-(height // 2), height - height // 2):
+        for u in range(-(width // 2), width - width // 2):
+            ring = round(short * math.hypot(v / height, u / width))
+            if ring < len(counts):
+                counts[ring] += 1
+    return counts
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (33, 32)])
+@pytest.mark.parametrize("k", [2, 6, 14])
+@pytest.mark.parametrize("across", [True, False])
+def test_a_cosine_peaks_at_its_frequency(size: tuple[int, int], k: int, across: bool) -> None:
+    short = min(size)
+    along = size[1] if across else size[0]
+    if (k * along) % short:
+        along = short  # only whole periods are a single frequency: cut the picture to fit
+        size = (short, short)
+    wave = 0.7 * torch.cos(2 * math.pi * k * torch.arange(along, dtype=torch.float64) / short)
+    x = (wave if across else wave[:, None]).expand(1, 3, *size) + 0.3
+    found = metrics.spectrum(x)
+    assert int(found.argmax()) == k
+    # two coefficients of (A√(hw)/2)² each, over all frequencies of the ring
+    assert found[k].item() == pytest.approx(2 * 0.7**2 * size[0] * size[1] / 4 / rings(*size)[k], rel=1e-9)
+    others = torch.cat([found[:k], found[k + 1 :]])
+    assert others.abs().max() < 1e-20 * size[0] * size[1] + 1e-12
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 48), (31, 33)])
+def test_the_rings_hold_the_energy(size: tuple[int, int]) -> None:
+    """Parseval: what lies within the rings, and nothing of the mean."""
+    x = noise(0, 2, 3, *size).double() + 5
+    weights = torch.tensor(rings(*size), dtype=torch.float64)
+    grey = x.mean(1) - x.mean((1, 2, 3))[:, None, None]
+    energy = (grey**2).sum((1, 2)).mean()
+    held = (metrics.spectrum(x) * weights).sum()
+    assert held < energy, "the corners lie beyond the last ring"
+    # without its corners all of it is held
+    f = torch.hypot(torch.fft.fftfreq(size[0])[:, None], torch.fft.fftfreq(size[1])[None]) * min(size)
+    low = torch.fft.ifft2(torch.fft.fft2(x) * (f < min(size) // 2)).real
+    grey = low.mean(1) - low.mean((1, 2, 3))[:, None, None]
+    held = (metrics.spectrum(low) * weights).sum()
+    assert held.item() == pytest.approx((grey**2).sum((1, 2)).mean().item(), rel=1e-9)
+
+
+def test_white_noise_is_flat() -> None:
+    batch = 64
+    x = noise(0, batch, 1, 32, 32).expand(-1, 3, -1, -1)
+    found = metrics.spectrum(x)
+    assert found[0] == pytest.approx(0, abs=1e-20)
+    for power, count in list(zip(found.tolist(), rings(32, 32), strict=True))[1:]:
+        # |F|² of unit noise is exponential with mean 1; frequencies come in conjugate pairs, so half of them count
+        assert abs(power - 1) <= 5 * math.sqrt(2 / (count * batch))
+
+
+def test_photographs_fall_with_frequency() -> None:
+    found = metrics.spectrum(images.load("coffee", 128))
+    assert found[1:5].mean() > 30 * found[20:40].mean()

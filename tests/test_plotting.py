@@ -1,0 +1,313 @@
+"""What is drawn is what was given: captions and names as text, the same bytes each time, numbers as written."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import inspect
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from IPython.display import HTML, Markdown
+from lxml import html
+from matplotlib.figure import Figure
+from PIL import Image as PIL_Image
+from torch import Tensor
+
+import dipddpm_lib
+from dipddpm_lib import compute, experiment, images, plotting
+from dipddpm_lib.plotting import Panel, curves, film, heatmaps, pictures, say, settings, show, table
+from dipddpm_lib.types import Interval
+
+EVIL = '"><img src=x onerror=alert(1)>'
+NAN = math.nan
+
+
+@pytest.fixture(autouse=True)
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Everything that was displayed, in order."""
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
+    seen: list[Any] = []
+    monkeypatch.setattr(plotting, "display", lambda value, **how: seen.append((value, how) if how else value))
+    return seen
+
+
+@pytest.fixture
+def page(shown: list[Any]) -> Callable[[], html.HtmlElement]:
+    """The last figure displayed, parsed."""
+
+    def last() -> html.HtmlElement:
+        assert isinstance(shown[-1], HTML)
+        return html.fragment_fromstring(shown[-1].data)
+
+    return last
+
+
+def sample() -> Figure:
+    x = [1.0, 10.0, 100.0]
+    up, down, low, high = [1.0, 2.0, 3.0], [3.0, 2.0, 4.0], [2.0, 1.0, 3.0], [4.0, 3.0, 5.0]
+    left = Panel({"DIP": (x, up), "other": (x, down, low, high)}, "T", "PSNR (dB)", "t", log_x=True)
+    marked: dict[str, Any] = {"levels": {"best": 2.5}, "marks": {"here": 10.0}, "x_ticks": x}
+    return curves(left, Panel({"a": (x, up)}, "s", "y", lines=True, log_y=True, **marked))
+
+
+def picture(value: float = 0.0) -> Tensor:
+    return torch.full((1, 3, 16, 16), value)
+
+
+# ---- figures
+
+
+def test_a_figure_has_anchor_caption_and_alt_text(page: Callable[[], html.HtmlElement]) -> None:
+    for raster, kind, start in ((False, "image/svg+xml", b"<?xml"), (True, "image/png", b"\x89PNG")):
+        show(sample(), "fig-a", "It rises.", "two curves", raster)
+        figure = page()
+        assert (figure.tag, figure.get("id"), figure.get("class")) == ("figure", "fig-a", "figure")
+        assert [e.text for e in figure.findall("figcaption")] == ["It rises."]
+        (img,) = figure.iter("img")
+        assert img.get("alt") == "two curves"
+        head, data = img.get("src").split(",")
+        assert head == f"data:{kind};base64"
+        assert base64.b64decode(data, validate=True).startswith(start)
+
+
+def test_what_is_written_is_text(page: Callable[[], html.HtmlElement]) -> None:
+    frame = pd.DataFrame({EVIL: [EVIL], "n": [1.0]})
+    for act in (
+        lambda: show(pictures({EVIL: picture()}), EVIL, EVIL, EVIL),
+        lambda: show(curves(Panel({EVIL: ([1.0], [1.0])}, EVIL, EVIL, EVIL, levels={EVIL: 1.0})), EVIL, EVIL, EVIL),
+        lambda: table(frame, EVIL, EVIL, best={"n": "max"}),
+        lambda: film(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), EVIL, EVIL, EVIL),
+    ):
+        act()
+        figure = page()
+        assert figure.get("id") == EVIL
+        assert figure.find("figcaption").text_content() == EVIL
+        for element in figure.iter():
+            assert "onerror" not in element.attrib
+            assert element.get("src", "data:").startswith("data:")
+            assert element.tag in {
+                *("figure", "figcaption", "img", "div", "span", "input"),
+                *("table", "thead", "tbody", "tr", "th", "td", "strong"),
+            }
+    table(frame, "tab-a", "…")
+    assert page().find(".//th").text_content() == EVIL
+    assert page().find(".//td").text_content() == EVIL
+
+
+def test_settings_are_text_too_and_carry_the_record(shown: list[Any]) -> None:
+    settings(image=EVIL, size=32)
+    ((bundle, how),) = shown
+    assert how == {"raw": True}
+    tree = html.fragment_fromstring(bundle["text/html"])
+    assert {e.tag for e in tree.iter()} == {"table", "tbody", "tr", "th", "td"}
+    first, second = (row.find("td").text_content() for row in tree.iter("tr"))
+    assert first == f"image = {EVIL}, size = 32"
+    record = json.loads(bundle["application/vnd.dipddpm.record+json"])
+    assert record == {k: str(v) for k, v in {**compute.machine(), **compute.versions()}.items()}
+    assert all(f"{k} = {v}" in second for k, v in record.items())
+
+
+def test_prose_is_markdown(shown: list[Any]) -> None:
+    say("**3** dB")
+    assert isinstance(shown[0], Markdown)
+    assert shown[0].data == "**3** dB"
+
+
+# run here and in a process of its own, with other hashes and nothing imported before
+DRAW = """
+def draw():
+    x, up, low, high = [1.0, 10.0, 100.0], [1.0, 2.0, 3.0], [0.0, 1.0, 2.0], [2.0, 3.0, 4.0]
+    frame = pd.DataFrame([[1.0, 2.0], [3.0, 4.5]], index=["a", "b"], columns=["c", "d"])
+    flat = torch.zeros(1, 3, 16, 16)
+    panel = plotting.Panel({"DIP": (x, up, low, high), "b": (x, x)}, "x", "y", "t", log_x=True,
+                           levels={"l": 2.0}, marks={"m": 10.0}, x_ticks=x)
+    plotting.show(plotting.curves(panel, panel), "fig-a", "c", "a")
+    plotting.show(plotting.heatmaps({"t": frame}, "v"), "fig-b", "c", "a")
+    plotting.show(plotting.pictures({"p": flat, "q": flat + 0.5}), "fig-c", "c", "a")
+    plotting.show(plotting.pictures({"p": flat, "q": flat + 0.5}), "fig-d", "c", "a", raster=True)
+    plotting.film(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), "fig-e", "c", "a")
+    plotting.table(frame, "tab-a", "c")
+"""
+
+ALONE = """
+import hashlib, sys
+import pandas as pd, torch
+from dipddpm_lib import plotting
+seen = []
+plotting.display = lambda value, **how: seen.append(value.data)
+before = plotting.mpl.rcParams.copy()  # dict() would resolve the backend, and so import pyplot
+draw()
+assert "matplotlib.pyplot" not in sys.modules, "pyplot keeps figures, and shows them again"
+assert plotting.mpl.rcParams.copy() == before
+print(*(hashlib.sha256(s.encode()).hexdigest() for s in seen))
+"""
+
+
+def test_figures_are_the_same_bytes_each_time_and_pyplot_is_left_alone(shown: list[Any]) -> None:
+    scope: dict[str, Any] = {"pd": pd, "torch": torch, "plotting": plotting}
+    exec(DRAW, scope)
+    before = mpl.rcParams.copy()
+    scope["draw"]()
+    first = [hashlib.sha256(s.data.encode()).hexdigest() for s in shown]
+    shown.clear()
+    scope["draw"]()
+    assert [hashlib.sha256(s.data.encode()).hexdigest() for s in shown] == first
+    assert mpl.rcParams.copy() == before
+    done = subprocess.run(
+        [sys.executable, "-c", DRAW + ALONE],
+        cwd=Path(dipddpm_lib.__file__).parents[1],
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == first
+
+
+# ---- what is in them
+
+
+def test_curves_draw_what_they_are_given() -> None:
+    left, right = sample().axes
+    first, second = left.get_lines()
+    assert first.get_xydata().tolist() == [[1, 1], [10, 2], [100, 3]]
+    assert (first.get_color(), second.get_color()) == (plotting.COLOURS["DIP"], plotting.CYCLE[1])
+    assert first.get_marker() != second.get_marker(), "told apart without colour"
+    (band,) = left.collections
+    assert band.get_paths()[0].get_extents().bounds == (1, 1, 99, 4)
+    assert (left.get_xscale(), left.get_yscale(), right.get_yscale()) == ("log", "linear", "log")
+    assert (left.get_xlabel(), left.get_ylabel(), left.get_title(loc="left")) == ("T", "PSNR (dB)", "t")
+    assert [t.get_text() for t in left.get_legend().get_texts()] == ["DIP", "other"]
+    assert right.get_legend() is None, "one curve needs none"
+    assert right.get_lines()[0].get_marker() == ""
+    assert {t.get_text() for t in right.texts} == {"best", "here"}
+    assert list(right.get_xticks()) == [1, 10, 100]
+
+
+def test_pictures_show_every_pixel_under_its_name() -> None:
+    x = images.load("coffee", 32)
+    fig = pictures({f"p{i}": x * (i / 7) for i in range(7)}, columns=3)
+    assert len(fig.axes) == 9
+    for i, ax in enumerate(fig.axes):
+        assert not ax.axison
+        if i < 7:
+            assert np.array_equal(ax.get_images()[0].get_array(), images.to_array(x * (i / 7)))
+            assert ax.get_title() == f"p{i}"
+        else:
+            assert ax.get_images() == []
+
+
+def test_heatmaps_share_one_scale_and_write_their_numbers() -> None:
+    a = pd.DataFrame([[1.0, 2.0]], index=["r"], columns=[10, 20]).rename_axis(index="ρ", columns="steps")
+    fig = heatmaps({"a": a, "b": a + 5}, "PSNR (dB)")
+    assert [[t.get_text() for t in ax.texts] for ax in fig.axes] == [["1.0", "2.0"], ["6.0", "7.0"]]
+    assert {ax.get_images()[0].get_clim() for ax in fig.axes} == {(1.0, 7.0)}
+    assert [t.get_text() for t in fig.axes[0].get_xticklabels()] == ["10", "20"]
+    assert (fig.axes[0].get_xlabel(), fig.axes[0].get_ylabel()) == ("steps", "ρ")
+
+
+# ---- films
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 31])
+def test_a_film_shows_its_last_frame(count: int, page: Callable[[], html.HtmlElement]) -> None:
+    frames = torch.stack([torch.full((3, 16, 16), 8 * i, dtype=torch.uint8) for i in range(count)])
+    film(frames, "fig-film", "It clears.", "an image")
+    figure = page()
+    assert figure.get("class") == "figure film"
+    shown = [e for e in figure.iter("div") if e.get("class") == "frame"]
+    most = inspect.signature(film).parameters["most"].default
+    assert len(shown) == min(count, most)
+    assert [e.get("hidden") is None for e in shown] == [False] * (len(shown) - 1) + [True]
+    (slider,) = figure.iter("input")
+    assert (slider.get("type"), slider.get("min")) == ("range", "0")
+    assert slider.get("max") == slider.get("value") == str(len(shown) - 1)
+    assert slider.get("aria-label") == "an image"
+    greys = []
+    for i, element in enumerate(shown, start=1):
+        img = element.find("img")
+        assert img.get("alt") == f"an image, frame {i} of {len(shown)}"
+        data = base64.b64decode(img.get("src").removeprefix("data:image/webp;base64,"))
+        greys.append(float(np.array(PIL_Image.open(io.BytesIO(data))).mean()))
+    assert greys[0] == pytest.approx(0, abs=3), "WebP loses a little"
+    assert greys[-1] == pytest.approx(8 * (count - 1), abs=3)
+    assert greys == sorted(greys)
+
+
+# ---- tables
+
+
+def cells(figure: html.HtmlElement) -> list[list[str]]:
+    return [[c.text_content() for c in row.iter("td")] for row in figure.find(".//tbody").iter("tr")]
+
+
+def bold(figure: html.HtmlElement) -> list[str]:
+    return [e.text_content() for e in figure.iter("strong")]
+
+
+def test_numbers_are_written_as_asked(page: Callable[[], html.HtmlElement]) -> None:
+    frame = pd.DataFrame(
+        {
+            "name": ["a-b", "c"],
+            "x": [-1.234, NAN],
+            "i": [Interval(-0.5, -1.25, 0.25, 3), Interval(2.0, NAN, NAN, 1)],
+            "big": [1234567, 8],
+            "none": [None, "here"],
+            "yes": [True, False],
+        }
+    )
+    table(frame, "tab-a", "Numbers.", {"x": ".2f", "i": ".1f", "big": ",.0f", "yes": ".1f"})
+    figure = page()
+    assert (figure.get("id"), figure.get("class")) == ("tab-a", "table")
+    assert [e.text for e in figure.iter("th")] == list(frame.columns)
+    assert cells(figure) == [
+        ["a-b", "−1.23", "−0.5 [−1.2, 0.2]", "1,234,567", "–", "True"],
+        ["c", "–", "2.0", "8", "here", "False"],
+    ]
+    numbers = [[c.get("class") for c in row.iter("td")] for row in figure.find(".//tbody").iter("tr")]
+    assert [row[:4] for row in numbers] == [[None, "number", "number", "number"]] * 2
+
+
+def test_nan_of_any_width_is_a_dash(page: Callable[[], html.HtmlElement]) -> None:
+    for value in (NAN, np.float32(NAN), np.float64(NAN), None):
+        table(pd.DataFrame({"x": pd.Series([value, "text"], dtype=object)}), "tab-a", "…", {"x": ".1f"})
+        assert cells(page())[0] == ["–"]
+
+
+def test_the_best_is_bold_by_its_rule(page: Callable[[], html.HtmlElement]) -> None:
+    frame = pd.DataFrame({"m": list("abc"), "psnr": [20.0, 25.0, NAN], "s": [3.0, 1.0, 1.0], "other": [9.0, 8.0, 7.0]})
+    table(frame, "tab-a", "…", {"psnr": ".1f", "s": ".1f"}, {"psnr": "max", "s": "min"})
+    assert bold(page()) == ["25.0", "1.0", "1.0"], "a tie has two winners, NaN none"
+    table(frame, "tab-a", "…", {"psnr": ".1f"}, {"psnr": "min"})
+    assert bold(page()) == ["20.0"]
+    table(frame, "tab-a", "…")
+    assert bold(page()) == []
+
+
+def test_the_best_of_a_row_is_bold_whatever_is_missing(page: Callable[[], html.HtmlElement]) -> None:
+    frame = pd.DataFrame({"task": list("abc"), "u": [1.0, NAN, NAN], "v": [2.0, 3.0, NAN], "w": [99.0, 99.0, 99.0]})
+    table(frame, "tab-a", "…", {"u": ".0f", "v": ".0f"}, best_of_row=("u", "v"))
+    assert bold(page()) == ["2", "3"]
+
+
+def test_the_experiments_columns_have_formats(page: Callable[[], html.HtmlElement]) -> None:
+    assert set(plotting.FORMATS) == set(experiment.COLUMNS.values()) - {"method"}
+    table(pd.DataFrame({"SSIM": [0.12345], "network calls": [20.0]}), "tab-a", "…")
+    assert cells(page()) == [["0.123", "20"]]
+    table(pd.DataFrame({"SSIM": [0.12345]}), "tab-a", "…", {"SSIM": ".1f"})
+    assert cells(page()) == [["0.1"]]
