@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -185,28 +186,32 @@ def _reported_dip(e: Evidence) -> Finding:
     return ("holds" if ok else "holds under conditions"), f"here {f.psnr.mean():.2f} dB in {f.seconds.mean():.1f} s"
 
 
+NEAR_DB = 3.0  # a reported PSNR is met by one this near: sizes and targets differ
+
+
 def _reported_ddpm(e: Evidence) -> Finding:
     low, high = e.number("replay", "noise_low"), e.number("replay", "noise_high")
     t = e.table
-    return "does not hold", (
-        f"noise scores [{low:.2f}, {high:.2f}] dB here; a working DDPM {t.mean.psnr[t.ddpm]:.2f} dB"
+    ours = t.mean.psnr[t.ddpm]
+    return ("holds" if abs(ours + 1.22) < NEAR_DB else "does not hold"), (
+        f"noise scores [{low:.2f}, {high:.2f}] dB here; a working DDPM {ours:.2f} dB"
     )
 
 
 def _reported_hybrid(e: Evidence) -> Finding:
     apart, end = e.number("replay", "draws_apart"), e.number("replay", "untrained_end")
-    return "does not hold", (
+    ours = e.table.mean.psnr["DIP+DDPM"]
+    return ("holds" if abs(ours + 1.20) < NEAR_DB else "does not hold"), (
         f"differs from the DDPM row by {apart:.1f} standard deviations between two draws of noise; an untrained "
-        f"network would end at {end:.1f} dB"
+        f"network would end at {end:.1f} dB, a working hybrid at {ours:.1f} dB"
     )
 
 
 def _reported_time(e: Evidence) -> Finding:
     honest, claimed = e.number("replay", "honest_speed"), e.number("replay", "claimed_speed")
     t = e.table
-    return (
-        "does not hold",
-        f"the fit is left out: {honest:.1f}×, not {claimed:.0f}×; here {t.ratio(t.ddpm, 'DIP+DDPM'):.1f}×",
+    return ("holds" if honest > 0.9 * claimed else "does not hold"), (
+        f"the fit is left out: {honest:.1f}× the speed of DDPM, not {claimed:.0f}×; here {t.ratio(t.ddpm, 'DIP+DDPM'):.1f}×"
     )
 
 
@@ -226,11 +231,10 @@ def _architecture_cost(e: Evidence) -> Finding:
 def _balance(e: Evidence) -> Finding:
     f = e.frame("architecture")
     g = f.groupby("label")[["psnr", "seconds"]].mean()
-    best = g.psnr.max()
-    cheap = g[g.psnr >= best - 0.5].seconds.min()
-    return "holds under conditions", (
-        f"within 0.5 dB of the best at {cheap / g.seconds[g.psnr.idxmax()]:.2f} of its time; the writeup does not "
-        "name its choice"
+    share = g[g.psnr >= g.psnr.max() - 0.5].seconds.min() / g.seconds[g.psnr.idxmax()]
+    # the writeup does not name its choice: asked is whether any choice balances
+    return ("holds under conditions" if share < 0.8 else "does not hold"), (
+        f"within 0.5 dB of the best at {share:.2f} of its time; the writeup does not name its choice"
     )
 
 
@@ -299,10 +303,25 @@ def _restores(e: Evidence) -> Finding:
 
 def _theory(e: Evidence) -> Finding:
     white, smooth = e.number("oracle", "white_gain"), e.number("oracle", "smooth_gain")
-    return "holds under conditions", (
-        f"Gaussian oracle: fewer steps from a nearer start, yes; a better image only if its error is white "
-        f"({white:+.2f} dB), not if it is smooth ({smooth:+.2f} dB)"
+    verdict: Verdict = (
+        "holds"
+        if min(white, smooth) > TIE_DB
+        else "holds under conditions"
+        if max(white, smooth) > TIE_DB
+        else "does not hold"
     )
+    return verdict, (
+        f"Gaussian oracle: fewer steps from a nearer start, yes; the best hand-off changes the image by {white:+.2f} dB "
+        f"if its error is white, by {smooth:+.2f} dB if it is smooth as DIP's is"
+    )
+
+
+def _both_scores(e: Evidence) -> Finding:
+    verdict, numbers = _both(e)
+    d = e.table.difference("DIP+DDPM", e.table.ddpm, "ssim")
+    if d.mean <= 0:
+        verdict = "does not hold"
+    return verdict, f"{numbers}; SSIM {d.mean:+.3f}"
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -321,7 +340,7 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("3.3", "DIP+DDPM takes 0.77 s.", _reported_time),
     Claim("3.4", "The method improves both quality and speed over standalone DDPM.", _both),
     Claim("3.4", "DIP is a strong prior that spares DDPM extensive denoising steps.", _fewer_steps),
-    Claim("3.4", "It yields higher PSNR and SSIM and reduces the overall time.", _both),
+    Claim("3.4", "It yields higher PSNR and SSIM and reduces the overall time.", _both_scores),
     Claim("4.1", "A deeper network with more filters improved image quality …", _filters),
     Claim("4.1", "… but increased memory usage and computation time.", _architecture_cost),
     Claim("4.1", "The chosen architecture balances quality and efficiency.", _balance),
@@ -347,7 +366,8 @@ def collected() -> Evidence:
 def judge(claim: Claim, evidence: Evidence) -> Finding:
     """The claim's verdict and its numbers; "not measured" where evidence is missing."""
     try:
-        return claim.judge(evidence)
+        verdict, numbers = claim.judge(evidence)
+        return verdict, re.sub(r"(?<![\w])-(?=\d)", "−", numbers)
     except Missing as missing:
         return "not measured", f"needs the results called {missing}"
 

@@ -32,14 +32,17 @@ def rmse_of(psnr: float) -> float:
 
 
 def ssim(x: Image, y: Image) -> float:
-    """Mean structural similarity with the window of Wang et al. 2004 (Gaussian, σ = 1.5), data range 2."""
+    """Mean structural similarity with the window of Wang et al. 2004 (Gaussian, σ = 1.5), on [0, 1] as is usual.
+
+    On [-1, 1] the same formula with data range 2 gives other numbers: its luminance term is no function of differences.
+    """
     _same_shape(x, y)
     values = [
         structural_similarity(
-            a.double().cpu().numpy(),
-            b.double().cpu().numpy(),
+            (a.double().cpu().numpy() + 1) / 2,
+            (b.double().cpu().numpy() + 1) / 2,
             channel_axis=0,
-            data_range=PEAK,
+            data_range=1.0,
             gaussian_weights=True,
             sigma=1.5,
             use_sample_covariance=False,

@@ -78,7 +78,7 @@ class Panel:
     marks: name → x of a dotted vertical line
     """
 
-    series: Mapping[str, tuple[Sequence[float], ...]]
+    series: Mapping[str, tuple[Any, ...]]
     x: str
     y: str
     title: str = ""
