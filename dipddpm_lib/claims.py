@@ -211,7 +211,8 @@ def _reported_time(e: Evidence) -> Finding:
     honest, claimed = e.number("replay", "honest_speed"), e.number("replay", "claimed_speed")
     t = e.table
     return ("holds" if honest > 0.9 * claimed else "does not hold"), (
-        f"the fit is left out: {honest:.1f}× the speed of DDPM, not {claimed:.0f}×; here {t.ratio(t.ddpm, 'DIP+DDPM'):.1f}×"
+        f"the fit is left out: {honest:.1f}× the speed of DDPM, not {claimed:.0f}×; "
+        f"here {t.ratio(t.ddpm, 'DIP+DDPM'):.1f}×"
     )
 
 
@@ -311,8 +312,8 @@ def _theory(e: Evidence) -> Finding:
         else "does not hold"
     )
     return verdict, (
-        f"Gaussian oracle: fewer steps from a nearer start, yes; the best hand-off changes the image by {white:+.2f} dB "
-        f"if its error is white, by {smooth:+.2f} dB if it is smooth as DIP's is"
+        f"Gaussian oracle: fewer steps from a nearer start, yes; the best hand-off changes the image by "
+        f"{white:+.2f} dB if its error is white, by {smooth:+.2f} dB if it is smooth as DIP's is"
     )
 
 

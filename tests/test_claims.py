@@ -174,16 +174,20 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
     (claims._restores, {}, HOLDS),
     (claims._restores, {"restoration.above_classical": 8}, CONDITIONS),
     (claims._restores, {"restoration.above_ddpm": 8, "restoration.over_ddpm": -0.5}, FAILS),
+    (claims._reported_ddpm, {}, FAILS),
+    (claims._reported_ddpm, {"hybrid/DDPM, 1000 steps/psnr": -1.3}, HOLDS),
+    (claims._reported_hybrid, {}, FAILS),
+    (claims._reported_hybrid, {"hybrid/DIP+DDPM/psnr": -1.3}, HOLDS),
+    (claims._reported_time, {}, FAILS),
+    (claims._reported_time, {"replay.honest_speed": 38.0}, HOLDS),
+    (claims._balance, {}, FAILS),
+    (claims._balance, {"architecture/2 × 16/psnr": 26.9, "architecture/2 × 16/seconds": 1.0}, CONDITIONS),
+    (claims._theory, {}, CONDITIONS),
+    (claims._theory, {"oracle.smooth_gain": 0.5}, HOLDS),
+    (claims._theory, {"oracle.smooth_gain": 0.0, "oracle.white_gain": 0.0}, FAILS),
+    (claims._both_scores, {}, HOLDS),
+    (claims._both_scores, {"hybrid/DIP+DDPM/ssim": 0.1}, FAILS),
 ]
-
-# these judge what was quoted, or a claim that cannot be measured: no evidence turns them
-FIXED: dict[Rule, str] = {
-    claims._reported_ddpm: FAILS,
-    claims._reported_hybrid: FAILS,
-    claims._reported_time: FAILS,
-    claims._balance: CONDITIONS,
-    claims._theory: CONDITIONS,
-}
 
 
 @pytest.mark.parametrize(("rule", "changes", "verdict"), FLIPS, ids=lambda v: getattr(v, "__name__", None) or str(v))
@@ -194,22 +198,12 @@ def test_the_verdict_follows_the_evidence(rule: Rule, changes: dict[str, float],
     assert "nan" not in numbers
 
 
-def test_every_rule_can_turn_or_is_known_not_to() -> None:
+def test_every_rule_can_turn() -> None:
     reached: dict[Rule, set[str]] = {}
     for rule, _, verdict in FLIPS:
         reached.setdefault(rule, set()).add(verdict)
-    assert {rule for rule, verdicts in reached.items() if len(verdicts) > 1} == {c.judge for c in CLAIMS} - set(FIXED)
-    assert set(FIXED) <= {c.judge for c in CLAIMS}
+    assert {rule for rule, verdicts in reached.items() if len(verdicts) > 1} == {c.judge for c in CLAIMS}
     assert set(claims.SUMMARY.values()) <= {c.judge for c in CLAIMS}
-
-
-@pytest.mark.parametrize("rule", FIXED, ids=lambda rule: rule.__name__)
-def test_fixed_verdicts_still_carry_measured_numbers(rule: Rule) -> None:
-    verdict, before = rule(evidence())
-    assert verdict == FIXED[rule]
-    other = {f"{name}.{key}": 2 * v + 1 for name, entries in NUMBERS.items() for key, v in entries.items()}
-    rows = {"hybrid/DDPM, 1000 steps/psnr": 22.0, "architecture/2 × 16/psnr": 26.9}
-    assert rule(evidence({**other, **rows}))[1] != before
 
 
 def test_numbers_stand_in_the_text() -> None:
@@ -218,6 +212,7 @@ def test_numbers_stand_in_the_text() -> None:
         claims._dip_quality: ("27.00 dB", "0.800", "10.0 s"),
         claims._diverse: ("0.61", "0.123", "0.789"),
         claims._both: ("+3.00 dB [+3.00, +3.00]", "2.7×", "DDPM, 1000 steps"),
+        claims._both_scores: ("+3.00 dB", "SSIM"),
         claims._structure: ("27.3", "15.2", "120 iterations"),
         claims._reverses: ("29.10", "26.20"),
         claims._costly: ("30.0 s", "DIP 10.0 s"),
@@ -225,19 +220,19 @@ def test_numbers_stand_in_the_text() -> None:
         claims._fewer_steps: ("20 network calls", "1000", "+3.00 dB"),
         claims._over_dip: ("+1.00 dB", "+1.23 dB"),
         claims._reported_dip: ("27.00 dB", "10.0 s"),
-        claims._reported_ddpm: ("[-1.31, -1.12]", "25.00"),
+        claims._reported_ddpm: ("[−1.31, −1.12]", "25.00"),
         claims._reported_hybrid: ("1.7 standard", "5.6 dB"),
         claims._reported_time: ("1.4×", "39×", "2.7×"),
         claims._filters: ("+0.57", "+0.68"),
         claims._architecture_cost: ("3.1×", "2.2×"),
         claims._balance: ("1.00 of its time",),
-        claims._half_quality: ("T = 500 against 1000", "-0.40 dB"),
+        claims._half_quality: ("T = 500 against 1000", "−0.40 dB"),
         claims._half_time: ("30.00 s → 15.00 s",),
-        claims._trade_off: ("1000 → 10", "-5.00 dB", "100×"),
+        claims._trade_off: ("1000 → 10", "−5.00 dB", "100×"),
         claims._noise_steps: ("3 steps", "11 at"),
         claims._adaptive: ("17 steps", "+0.52 dB [+0.31, +0.73]"),
         claims._restores: ("+2.34", "9 of 9", "3.4×"),
-        claims._theory: ("+2.34", "-0.45"),
+        claims._theory: ("+2.34", "−0.45"),
     }.items():
         text = said.pop(rule)
         assert all(part in text for part in parts), text

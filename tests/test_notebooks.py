@@ -106,7 +106,7 @@ def test_presets_name_only_declared_parameters(preset: Path) -> None:
 
 
 def _environment(store: Path) -> dict[str, str]:
-    return {**os.environ, "DIPDDPM_STORE": str(store), "OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
+    return {**os.environ, "DIPDDPM_STORE": str(store), "GOMP_SPINCOUNT": "20000"}
 
 
 @pytest.fixture(scope="module")
