@@ -100,11 +100,12 @@ def _dip_quality(e: Evidence) -> Finding:
 
 def _diverse(e: Evidence) -> Finding:
     d = e.number("generation", "diversity")
-    swd, noise = e.number("generation", "swd_samples"), e.number("generation", "swd_noise")
-    verdict: Verdict = "holds under conditions" if d > 0.2 and swd < noise / 2 else "does not hold"
-    return verdict, (
-        f"diversity {d:.2f}, patch SWD {swd:.3f} (noise {noise:.3f}); only with a prior trained on crops, "
-        "one trained on the whole target returns the target"
+    swd, floor, noise = (e.number("generation", f"swd_{k}") for k in ("samples", "floor", "noise"))
+    # nearer to the photograph's own patches than to noise, and no two samples alike
+    good = d > 0.2 and swd - floor < noise - swd
+    return ("holds under conditions" if good else "does not hold"), (
+        f"diversity {d:.2f}, patch SWD {swd:.3f} (floor {floor:.3f}, noise {noise:.3f}); only with a prior trained on "
+        "crops: one trained on the whole target returns the target"
     )
 
 

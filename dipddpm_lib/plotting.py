@@ -10,6 +10,7 @@ import base64
 import io
 import json
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -73,7 +74,8 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
 class Panel:
     """One pair of axes. series: name → (x, y) or (x, y, low, high); a dict keeps the legend's order.
 
-    lines: names drawn without markers, because they are sampled densely
+    lines: drawn without markers, because they are sampled densely
+    points: drawn without lines, with the diagonal y = x: an estimate against its truth
     levels: name → y of a dashed horizontal line
     marks: name → x of a dotted vertical line
     """
@@ -85,6 +87,7 @@ class Panel:
     log_x: bool = False
     log_y: bool = False
     lines: bool = False
+    points: bool = False
     levels: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, float] = field(default_factory=dict)
     x_ticks: Sequence[float] = ()
@@ -104,9 +107,11 @@ def _draw(ax: Any, panel: Panel) -> None:
         colour = COLOURS.get(name, CYCLE[i % len(CYCLE)])
         marker = "" if panel.lines else MARKERS[i % len(MARKERS)]
         x, y = values[0], values[1]
-        ax.plot(x, y, marker=marker, markersize=5, color=colour, label=name)
+        ax.plot(x, y, "" if panel.points else "-", marker=marker, markersize=5, color=colour, label=name)
         if len(values) == 4:
             ax.fill_between(x, values[2], values[3], color=colour, alpha=0.15, linewidth=0)
+    if panel.points:
+        ax.axline((1, 1), slope=1, linestyle=(0, (5, 3)), color="#777777", linewidth=1.2)
     for i, (name, level) in enumerate(panel.levels.items()):
         ax.axhline(level, linestyle=(0, (5, 3)), color=COLOURS.get(name, "#777777"), linewidth=1.2)
         side = "left" if i % 2 == 0 else "right"
@@ -119,10 +124,16 @@ def _draw(ax: Any, panel: Panel) -> None:
             fontsize=8,
             color="#444444",
         )
-    for name, mark in panel.marks.items():
+    for i, (name, mark) in enumerate(panel.marks.items()):
         ax.axvline(mark, linestyle=":", color="#444444", linewidth=1.2)
         ax.annotate(
-            name, (mark, 0.02), xycoords=("data", "axes fraction"), rotation=90, ha="right", va="bottom", fontsize=8
+            name,
+            (mark, 0.02 + 0.3 * (i % 3)),
+            xycoords=("data", "axes fraction"),
+            rotation=90,
+            ha="right",
+            va="bottom",
+            fontsize=8,
         )
     if panel.log_x:
         ax.set_xscale("log")
@@ -143,12 +154,15 @@ def pictures(items: Mapping[str, Image], columns: int = 5, side: float = 1.9) ->
     with mpl.rc_context(STYLE):
         columns = min(columns, len(items))
         rows = math.ceil(len(items) / columns)
-        fig, axes = _figure(rows, columns, side * columns, (side + 0.42) * rows)
+        longest = max(len(part) for name in items for part in name.split("\n"))
+        head = 0.42 + 0.16 * (longest // int(13 * side))
+        fig, axes = _figure(rows, columns, side * columns, (side + head) * rows)
         for ax in axes.flat:
             ax.axis("off")
         for ax, (name, image) in zip(axes.flat, items.items(), strict=False):
             ax.imshow(images.to_array(image), interpolation="nearest" if image.shape[-1] <= 160 else "antialiased")
-            ax.set_title(name, fontsize=8.5, fontweight="normal", loc="center")
+            text = "\n".join(textwrap.fill(part, int(13 * side)) for part in name.split("\n"))
+            ax.set_title(text, fontsize=8.5, fontweight="normal", loc="center")
     return fig
 
 
@@ -179,10 +193,10 @@ def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) 
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         if raster:
-            fig.savefig(buffer, format="png", dpi=130, metadata={"Software": None})
+            fig.savefig(buffer, format="webp", dpi=130, pil_kwargs={"quality": 90})
         else:
             fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    kind = "image/png" if raster else "image/svg+xml"
+    kind = "image/webp" if raster else "image/svg+xml"
     _display_figure(label, "figure", _img(buffer.getvalue(), kind, alt), caption)
 
 
