@@ -58,8 +58,12 @@ class Table:
     def __init__(self, frame: pd.DataFrame):
         self.frame = frame
         self.mean = frame.groupby("label")[["psnr", "ssim", "seconds", "seconds_sample", "evaluations"]].mean()
-        # the longest chain from noise is the writeup's DDPM
-        self.ddpm = str(frame[frame.method == "DDPM"].groupby("label").evaluations.mean().idxmax())
+        ddpm = frame[frame.method == "DDPM"].groupby("label")[["psnr", "evaluations"]].mean()
+        # the fair rival is DDPM at its best: the cheapest of its rows that is as good as any of them
+        best = ddpm[ddpm.psnr >= ddpm.psnr.max() - TIE_DB]
+        self.ddpm = str(best.evaluations.idxmin())
+        # the writeup's own is the longest chain from noise
+        self.longest = str(ddpm.evaluations.idxmax())
         wide = frame.pivot(index="seed", columns="label")
         self.wide = wide
 
@@ -71,8 +75,7 @@ class Table:
 
 
 def _db(i: Interval) -> str:
-    spread = "" if i.low != i.low else f" [{i.low:+.2f}, {i.high:+.2f}]"
-    return f"{i.mean:+.2f} dB{spread}"
+    return f"{i:+.2f} dB"
 
 
 def _sign(i: Interval, positive: str, negative: str, tie: str) -> str:
@@ -145,10 +148,10 @@ def _reverses(e: Evidence) -> Finding:
 
 def _costly(e: Evidence) -> Finding:
     t = e.table
-    ratio = t.ratio(t.ddpm, "DIP")
+    ratio = t.ratio(t.longest, "DIP")
     return ("holds" if ratio > 1.5 else "holds under conditions" if ratio > 0.5 else "does not hold"), (
-        f"{t.ddpm}: {t.mean.seconds[t.ddpm]:.1f} s, DIP {t.mean.seconds['DIP']:.1f} s at this size; training comes "
-        "on top"
+        f"{t.longest}: {t.mean.seconds[t.longest]:.1f} s, DIP {t.mean.seconds['DIP']:.1f} s at this size; training "
+        "comes on top"
     )
 
 
@@ -166,9 +169,11 @@ def _fewer_steps(e: Evidence) -> Finding:
     t = e.table
     d = t.difference("DIP+DDPM", t.ddpm)
     calls, all_calls = t.mean.evaluations["DIP+DDPM"], t.mean.evaluations[t.ddpm]
-    return (
-        "holds" if d.mean > -TIE_DB and calls < all_calls else "does not hold"
-    ), f"{calls:.0f} network calls against {all_calls:.0f}, {_db(d)}"
+    low = d.mean if d.low != d.low else d.low
+    verdict: Verdict = "does not hold"
+    if calls < all_calls and d.mean > -TIE_DB:
+        verdict = "holds" if low > -TIE_DB else "holds under conditions"
+    return verdict, f"{calls:.0f} network calls against {all_calls:.0f} of {t.ddpm}, DDPM at its best here; {_db(d)}"
 
 
 def _over_dip(e: Evidence) -> Finding:
@@ -183,8 +188,11 @@ def _over_dip(e: Evidence) -> Finding:
 
 def _reported_dip(e: Evidence) -> Finding:
     f = e.frame("dip")
-    ok = f.psnr.mean() >= 24.46 and f.seconds.mean() <= 16.64
-    return ("holds" if ok else "holds under conditions"), f"here {f.psnr.mean():.2f} dB in {f.seconds.mean():.1f} s"
+    psnr, seconds = f.psnr.mean(), f.seconds.mean()
+    verdict: Verdict = "holds" if psnr >= 24.46 and seconds <= 16.64 else "holds under conditions"
+    if psnr < 24.46 - NEAR_DB:
+        verdict = "does not hold"
+    return verdict, f"here {psnr:.2f} dB in {seconds:.1f} s"
 
 
 NEAR_DB = 3.0  # a reported PSNR is met by one this near: sizes and targets differ
@@ -193,7 +201,7 @@ NEAR_DB = 3.0  # a reported PSNR is met by one this near: sizes and targets diff
 def _reported_ddpm(e: Evidence) -> Finding:
     low, high = e.number("replay", "noise_low"), e.number("replay", "noise_high")
     t = e.table
-    ours = t.mean.psnr[t.ddpm]
+    ours = t.mean.psnr[t.longest]
     return ("holds" if abs(ours + 1.22) < NEAR_DB else "does not hold"), (
         f"noise scores [{low:.2f}, {high:.2f}] dB here; a working DDPM {ours:.2f} dB"
     )
@@ -213,7 +221,7 @@ def _reported_time(e: Evidence) -> Finding:
     t = e.table
     return ("holds" if honest > 0.9 * claimed else "does not hold"), (
         f"the fit is left out: {honest:.1f}× the speed of DDPM, not {claimed:.0f}×; "
-        f"here {t.ratio(t.ddpm, 'DIP+DDPM'):.1f}×"
+        f"here {t.ratio(t.longest, 'DIP+DDPM'):.1f}×"
     )
 
 
@@ -253,10 +261,12 @@ def _half_quality(e: Evidence) -> Finding:
     f, full, half = _timesteps_frame(e)
     wide = f.pivot(index="seed", columns="T", values="psnr")
     d = interval(wide[half] - wide[full])
-    verdict: Verdict = (
-        "holds" if d.mean < 0 and d.mean > -1 else "holds under conditions" if abs(d.mean) < 1 else "does not hold"
-    )
-    return verdict, f"T = {half} against {full}: {_db(d)}"
+    low, high = (d.mean, d.mean) if d.low != d.low else (d.low, d.high)
+    if -1 < low and high < TIE_DB:
+        return "holds", f"T = {half} against {full}: {_db(d)}"
+    if high < -1 or low > TIE_DB:
+        return "does not hold", f"T = {half} against {full}: {_db(d)}"
+    return "holds under conditions", f"T = {half} against {full}: {_db(d)}; the seeds differ more than T does"
 
 
 def _half_time(e: Evidence) -> Finding:
@@ -269,10 +279,9 @@ def _trade_off(e: Evidence) -> Finding:
     f, full, _ = _timesteps_frame(e)
     p, s = f.groupby("T").psnr.mean(), f.groupby("T").seconds.mean()
     least = int(p.index.min())
-    lost = p[full] - p[least]
-    return ("holds" if lost > 0.5 else "holds under conditions"), (
-        f"T = {full} → {least}: {-lost:+.2f} dB, {s[full] / s[least]:.0f}× faster"
-    )
+    change = p[least] - p[full]
+    verdict: Verdict = "holds" if change < -0.5 else "holds under conditions" if change < TIE_DB else "does not hold"
+    return verdict, f"T = {full} → {least}: {change:+.2f} dB, {s[full] / s[least]:.0f}× faster"
 
 
 def _noise_steps(e: Evidence) -> Finding:
@@ -283,11 +292,26 @@ def _noise_steps(e: Evidence) -> Finding:
 
 
 def _adaptive(e: Evidence) -> Finding:
-    i = Interval(
-        e.number("noise", "adaptive_gain"), e.number("noise", "adaptive_low"), e.number("noise", "adaptive_high"), 0
-    )
-    word = _sign(i, "holds", "does not hold", "holds under conditions")
-    return word, f"at {e.number('noise', 'steps'):.0f} steps, against uniform: {_db(i)}"  # type: ignore[return-value]
+    gain, low, high = (e.number("noise", f"adaptive_{k}") for k in ("gain", "low", "high"))
+    i = Interval(gain, low, high, 0)
+    low, high = (gain, gain) if low != low else (low, high)
+    # "maintains" asks for no loss, not for a gain
+    verdict: Verdict = "holds" if low > -TIE_DB else "does not hold" if high < -TIE_DB else "holds under conditions"
+    return verdict, f"at {e.number('noise', 'steps'):.0f} steps, against uniform: {_db(i)}"
+
+
+def _adaptive_speed(e: Evidence) -> Finding:
+    adaptive, uniform = e.number("noise", "adaptive_needs"), e.number("noise", "uniform_needs")
+    verdict: Verdict = "holds" if adaptive < uniform else "does not hold"
+    return verdict, f"{adaptive:.0f} steps where uniform ones need {uniform:.0f} for the same quality"
+
+
+def _fidelity(e: Evidence) -> Finding:
+    t = e.table
+    psnr = t.mean.psnr[t.ddpm]
+    worst = float(t.wide["psnr"][t.ddpm].min())
+    verdict: Verdict = "holds" if worst > 30 else "holds under conditions" if psnr > 25 else "does not hold"
+    return verdict, f"{t.ddpm}, single prior: {psnr:.2f} dB on average, {worst:.2f} dB for its worst seed"
 
 
 def _restores(e: Evidence) -> Finding:
@@ -312,8 +336,10 @@ def _theory(e: Evidence) -> Finding:
         if max(white, smooth) > TIE_DB
         else "does not hold"
     )
+    enough = e.number("oracle", "steps_enough")
     return verdict, (
-        f"Gaussian oracle: fewer steps from a nearer start, yes; the best hand-off changes the image by "
+        f"Gaussian oracle: from t = 100 {enough:.0f} step(s) are as accurate as 20 from noise; the best hand-off "
+        f"changes the image by "
         f"{white:+.2f} dB if its error is white, by {smooth:+.2f} dB if it is smooth as DIP's is"
     )
 
@@ -332,6 +358,8 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("1", "Combining the two enhances image generation quality and speed.", _both),
     Claim("2.1", "DIP uses the network's structure itself as the prior, without a training dataset.", _structure),
     Claim("2.2", "DDPMs gradually add noise and learn to remove it.", _reverses),
+    Claim("2.1", "DIP generates images from random noise.", _dip_quality),
+    Claim("2.2", "DDPMs are known for high-fidelity images.", _fidelity),
     Claim("2.2", "DDPMs often require significant computational resources and time.", _costly),
     Claim("2.3", "DIP provides an initial image that guides the DDPM in its denoising.", _reaches),
     Claim("2.3", "The combination reduces the number of diffusion steps required.", _fewer_steps),
@@ -350,19 +378,33 @@ CLAIMS: tuple[Claim, ...] = (
     Claim("4.2", "… and generation time falls significantly.", _half_time),
     Claim("4.2", "There is a trade-off between speed and quality.", _trade_off),
     Claim("4.3", "Higher noise levels required more denoising steps, and so more time.", _noise_steps),
-    Claim("4.3", "An adaptive schedule (large steps first) maintains quality.", _adaptive),
+    Claim("4.3", "An adaptive schedule (large steps first) maintains quality …", _adaptive),
+    Claim("4.3", "… while improving speed.", _adaptive_speed),
     Claim("5", "Integrating DIP with DDPM significantly improves quality and speed.", _restores),
     Claim("5", "Theory and experiments validate the approach.", _theory),
+    Claim("5", "It offers a practical solution for efficient generation of high quality.", _restores),
     Claim("5", "It combines the strengths of both and addresses their limitations.", _over_dip),
 )
 
-COLLECTIONS = ("dip", "hybrid", "architecture", "timesteps", "dial")
+COLLECTIONS = ("dip", "hybrid", "architecture", "timesteps", "dial", "restoration")
 NUMBERS = ("introduction", "oracle", "generation", "bundled", "architecture", "noise", "restoration", "replay")
 
 
 def collected() -> Evidence:
     """The evidence that the notebooks last kept in the store."""
     return Evidence({n: experiment.collected(n) for n in COLLECTIONS}, {n: experiment.noted(n) for n in NUMBERS})
+
+
+def provenance(evidence: Evidence | None = None) -> str:
+    """On which images, sizes and how many seeds each collection rests."""
+    evidence = evidence or collected()
+    parts = []
+    for name, results in evidence.results.items():
+        cells = [cell for cell, _ in results]
+        where = sorted({f"{c.image} at {c.size}²" for c in cells})
+        count = len({c.seed for c in cells})
+        parts.append(f"{name}: {', '.join(where)}, {count} seed(s)" if cells else f"{name}: nothing yet")
+    return "; ".join(parts)
 
 
 def judge(claim: Claim, evidence: Evidence) -> Finding:

@@ -9,6 +9,7 @@ import os
 import platform
 import resource
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -124,6 +125,13 @@ def versions() -> dict[str, str]:
         "numpy": numpy.__version__,
         "scikit-image": str(skimage.__version__),  # type: ignore[attr-defined]
     }
+
+
+def clock() -> float:
+    """Seconds, after all work that was given to the device is done."""
+    if default().device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 class Peak:

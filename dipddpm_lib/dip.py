@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -106,9 +107,9 @@ class DIPConfig:
 
     @classmethod
     def shaped(cls, depth: int, filters: int, iterations: int = 400) -> DIPConfig:
-        """`fast` with `depth` scales of `filters` channels each: the writeup's ablation 4.1."""
+        """`fast` with `depth` scales of `filters` channels each, run to its end: the writeup's ablation 4.1."""
         require(depth >= 1, f"depth: expected 1 or more, got {depth}")
-        return cls(filters=(filters,) * depth, iterations=iterations)
+        return cls(filters=(filters,) * depth, iterations=iterations, stop="none", held_out=0.0)
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,13 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     z = z.contiguous(memory_format=where.memory_format)
 
     support = operator.support.to(y).expand(y.shape)
-    held = torch.rand(y.shape[2:4], generator=generator).to(y.device) < config.held_out
-    held = held.reshape(held.shape + (1,) * (y.ndim - 4)) & (support > 0)
+    held = torch.zeros((), dtype=torch.bool, device=y.device)
+    if config.held_out > 0:
+        held = operator.held_out(y, config.held_out, generator)
     fitted = support * ~held
     require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
+
+    count = int(held.expand(y.shape).sum())
 
     optimiser = torch.optim.Adam(network.parameters(), config.lr, fused=True)
     watch = _Watch(config)
@@ -187,7 +191,7 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
         average = config.ema * average + (1 - config.ema) * output
         x0_hat = average / (1 - config.ema ** (index + 1))
         residual = _held_out_mse(operator.A(x0_hat) - y, held) if held.any() else None
-        rmse_hat = None if residual is None else max(0.0, residual - measurement.sigma_y**2) ** 0.5
+        rmse_hat = None if residual is None else _rmse(residual, measurement.sigma_y, count)
         fit = Fit(index, 0, output, x0_hat, rmse_hat)
         if watch.over(fit, residual) or index + 1 == config.iterations:
             break
@@ -196,7 +200,12 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
 
 
 def _held_out_mse(residual: Tensor, held: Tensor) -> float:
-    return float((residual**2)[held].mean())
+    return float((residual**2)[held.expand(residual.shape)].mean())
+
+
+def _rmse(mse: float, sigma_y: float, count: int) -> float:
+    """The noise taken off, but no less than its own standard error: a mean of `count` squares varies by √(2/count)."""
+    return math.sqrt(max(mse - sigma_y**2, mse * math.sqrt(2 / count) if sigma_y > 0 else 0.0))
 
 
 class _Watch:

@@ -107,17 +107,17 @@ class _Run:
 
     def consume(self, steps: Iterator[Step]) -> Step:
         count = -1
-        start = time.perf_counter()
+        start = compute.clock()
         step: Step | None = None
         for step in steps:
-            self.seconds += time.perf_counter() - start
+            self.seconds += compute.clock() - start
             count += 1
             if count % self.every == 0:
                 self._note(step)
             if count % self.keep == 0:
                 self.frames.append(images.to_uint8(step.x0_hat))
-            start = time.perf_counter()
-        self.seconds += time.perf_counter() - start
+            start = compute.clock()
+        self.seconds += compute.clock() - start
         assert step is not None  # every method yields at least once
         if self.trace[-1][0] != step.index or count % self.every != 0:
             self._note(step)
@@ -427,6 +427,13 @@ COLUMNS = {
 """What tables call the columns of `Results.frame`, with units."""
 
 
+def check_counts(**counts: int) -> None:
+    """Refuse parameters of a notebook that must be whole numbers of 1 or more, before anything is computed."""
+    for name, value in counts.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        require(whole and value >= 1, f"{name}: expected a whole number of 1 or more, got {value!r}")
+
+
 def sweep(cells: Iterable[Cell], client: Any = None, name: str = "") -> Results:
     """Run every cell; all are checked before the first is computed, each is stored as it comes.
 
@@ -465,7 +472,7 @@ def _keep_collection(name: str, cells: Sequence[Cell]) -> None:
     for cell in cells:
         key = store.key("experiment.run", _parameters(cell, cell.x_true()))
         entries.append({"key": key, "cell": asdict(cell), "config": type(cell.config).__name__})
-    _write_collection(name, entries)
+    _write_collection(name, {"source": store.source_digest(), "entries": entries})
 
 
 def _write_collection(name: str, content: Any) -> None:
@@ -489,17 +496,24 @@ def _read_collection(name: str) -> Any:
 
 def note(name: str, **numbers: float) -> None:
     """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
-    _write_collection(f"{name}.numbers", numbers)
+    _write_collection(f"{name}.numbers", {"source": store.source_digest(), "numbers": numbers})
+
+
+def _of_this_source(name: str) -> dict[str, Any]:
+    """A collection, unless the library has changed since: then its numbers are no longer this library's."""
+    kept = _read_collection(name)
+    current = isinstance(kept, dict) and kept.get("source") == store.source_digest()
+    return kept if current else {}
 
 
 def noted(name: str) -> dict[str, float]:
     """What `note` last kept under this name; empty where there is nothing."""
-    return _read_collection(f"{name}.numbers") or {}
+    return _of_this_source(f"{name}.numbers").get("numbers", {})
 
 
 def collected(name: str) -> Results:
     """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead."""
-    found = [(entry, store.get(entry["key"])) for entry in _read_collection(name) or ()]
+    found = [(entry, store.get(entry["key"])) for entry in _of_this_source(name).get("entries", ())]
     pairs = [(_cell(entry), _result(*kept)) for entry, kept in found if kept is not None]
     return Results(pairs if len(pairs) == len(found) else ())
 

@@ -22,7 +22,7 @@ def _same_shape(x: Tensor, y: Tensor) -> None:
 def psnr(x: Image, y: Image) -> float:
     """10 log₁₀(2²/MSE) in dB; infinite for equal images. The same number as on [0, 1] with peak 1."""
     _same_shape(x, y)
-    mse = float(((x.double() - y.double()) ** 2).mean())
+    mse = float(((x.double().cpu() - y.double().cpu()) ** 2).mean())
     return math.inf if mse == 0 else 10 * math.log10(PEAK**2 / mse)
 
 

@@ -177,6 +177,11 @@ class Compressive(LinearOperator):
         return y.shape[-2], y.shape[-1]
 
 
+def _mirrored(mask: Tensor) -> Tensor:
+    """m(−k)."""
+    return mask.flip(0, 1).roll((1, 1), (0, 1))
+
+
 class Fourier(LinearOperator):
     """A x = m ⊙ FFT(x), orthonormal, as (…, h, w, 2) real and imaginary parts; mask (h, w) True where kept (MRI-like).
 
@@ -196,9 +201,22 @@ class Fourier(LinearOperator):
         return torch.fft.ifft2(spectrum, norm="ortho").real
 
     def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
-        mirrored = self.mask.flip(0, 1).roll((1, 1), (0, 1))
-        diagonal = (self.mask.to(x) + mirrored.to(x)) / 2
-        return torch.fft.ifft2(torch.fft.fft2(self.A_adjoint(y) + rho * x) / (diagonal + rho)).real
+        diagonal = self._diagonal.to(x)
+        spectrum = torch.fft.fft2(x, norm="ortho")
+        data = torch.fft.fft2(self.A_adjoint(y), norm="ortho")
+        solved = (data + rho * spectrum) / (diagonal + rho)
+        # where nothing is seen the answer is x: rounding in `data` over a small ρ would be anything
+        return torch.fft.ifft2(torch.where(diagonal > 0, solved, spectrum), norm="ortho").real
+
+    @property
+    def _diagonal(self) -> Tensor:
+        """Aᵀ A in Fourier space."""
+        return (self.mask.double() + _mirrored(self.mask).double()) / 2
+
+    def held_out(self, y: Tensor, share: float, generator: torch.Generator) -> Tensor:
+        """With each entry its mirror image, which for a real image says the same."""
+        held = super().held_out(y, share, generator)
+        return held | (_mirrored(held[..., 0])[..., None] & (self.support.to(held.device) > 0))
 
     def image_size(self, y: Tensor) -> tuple[int, int]:
         return y.shape[-3], y.shape[-2]

@@ -284,8 +284,7 @@ def table(
 
 def _formatted(value: Any, fmt: str) -> str:
     if isinstance(value, Interval):
-        spread = "" if math.isnan(value.low) else f" [{value.low:{fmt}}, {value.high:{fmt}}]"
-        return f"{value.mean:{fmt}}{spread}".replace("-", "−")
+        return format(value, fmt)
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return "–"
     if isinstance(value, float | int | np.number) and not isinstance(value, bool) and fmt:

@@ -281,7 +281,7 @@ class GaussianPrior:
         return self._filter(white, self.power.sqrt())
 
     def _filter(self, x: Image, gain: Tensor) -> Image:
-        return torch.fft.ifft2(torch.fft.fft2(x) * gain).real
+        return torch.fft.ifft2(torch.fft.fft2(x) * gain.to(x.device)).real
 
     def __call__(self, x_t: Image, sigma: float | Tensor) -> Image:
         """E[x_0 | x_t] = P√ᾱ/(ᾱP + 1 − ᾱ) x_t in Fourier space: the Wiener filter."""

@@ -415,7 +415,7 @@ BUGS = (
     ),
     Bug(
         "raw noise, mapped to [0, 1] and clipped",
-        "x_T again, after the mapping that the rows above leave out: 7 dB for a change of units.",
+        "x_T again, after the mapping that the rows above leave out: a few dB for a change of units.",
         _mapped(_raw_noise),
         lambda: Law(0.5, clipped_normal_variance(1.0) / 4),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -58,6 +59,18 @@ class LinearOperator(ABC):
     @abstractmethod
     def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
         """argmin_z ½‖Az − y‖² + ½ρ‖z − x‖², in closed form; rho > 0."""
+
+    def held_out(self, y: Tensor, share: float, generator: torch.Generator) -> Tensor:
+        """Which measured entries to keep from a fit: True for about `share` of the observed ones, at least one.
+
+        Entries of all channels go together; the mask broadcasts to y.
+        """
+        observed = self.support.to(y.device).expand(y.shape)[0, 0] > 0
+        flat = observed.reshape(*y.shape[2:4], -1)[..., 0].flatten().nonzero()[:, 0].cpu()
+        count = max(1, round(share * len(flat)))
+        mask = torch.zeros(y.shape[2] * y.shape[3], dtype=torch.bool)
+        mask[flat[torch.randperm(len(flat), generator=generator)[:count]]] = True
+        return mask.reshape(*y.shape[2:4], *(1,) * (y.ndim - 4)).to(y.device)
 
     @abstractmethod
     def image_size(self, y: Tensor) -> tuple[int, int]:
@@ -138,3 +151,8 @@ class Interval:
     low: float
     high: float
     n: int
+
+    def __format__(self, spec: str) -> str:
+        """The mean and its bounds, "1.20 [0.90, 1.50]"; the mean alone where there are no bounds."""
+        parts = [format(value, spec).replace("-", "−") for value in (self.mean, self.low, self.high)]
+        return parts[0] if math.isnan(self.low) else f"{parts[0]} [{parts[1]}, {parts[2]}]"

@@ -98,9 +98,12 @@ def read_assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.isidentifier():
         raise BuildError(f"expected -p KEY=VALUE, got {text!r}", status=2)
     try:
-        return key, yaml.safe_load(value)
+        parsed = yaml.safe_load(value)
     except yaml.YAMLError:
         raise BuildError(f"parameter {key}: {value!r} is not YAML", status=2) from None
+    # a path is the caller's; kernels run beside the notebooks
+    named = isinstance(parsed, str) and Path(parsed).is_file()
+    return key, str(Path(parsed).resolve()) if named else parsed
 
 
 def plan(

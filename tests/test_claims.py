@@ -185,6 +185,11 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
     (claims._theory, {}, CONDITIONS),
     (claims._theory, {"oracle.smooth_gain": 0.5}, HOLDS),
     (claims._theory, {"oracle.smooth_gain": 0.0, "oracle.white_gain": 0.0}, FAILS),
+    (claims._adaptive_speed, {}, HOLDS),
+    (claims._adaptive_speed, {"noise.adaptive_needs": 20}, FAILS),
+    (claims._fidelity, {}, CONDITIONS),
+    (claims._fidelity, {"hybrid/DDPM, 1000 steps/psnr": 35.0}, HOLDS),
+    (claims._fidelity, {"hybrid/DDPM, 1000 steps/psnr": 20.0}, FAILS),
     (claims._both_scores, {"hybrid/DIP+DDPM/ssim": 0.95}, HOLDS),
     (claims._both_scores, {"hybrid/DIP+DDPM/ssim": 0.1}, FAILS),
 ]
@@ -211,14 +216,14 @@ def test_numbers_stand_in_the_text() -> None:
     for rule, parts in {
         claims._dip_quality: ("27.00 dB", "0.800", "10.0 s"),
         claims._diverse: ("0.61", "0.123", "0.789"),
-        claims._both: ("+3.00 dB [+3.00, +3.00]", "2.7×", "DDPM, 1000 steps"),
-        claims._both_scores: ("+3.00 dB", "SSIM"),
+        claims._both: ("+3.00 [+3.00, +3.00] dB", "2.7×", "DDPM, 1000 steps"),
+        claims._both_scores: ("+3.00", "SSIM"),
         claims._structure: ("27.3", "15.2", "120 iterations"),
         claims._reverses: ("29.10", "26.20"),
         claims._costly: ("30.0 s", "DIP 10.0 s"),
         claims._reaches: ("27.0 to 10.0",),
-        claims._fewer_steps: ("20 network calls", "1000", "+3.00 dB"),
-        claims._over_dip: ("+1.00 dB", "+1.23 dB"),
+        claims._fewer_steps: ("20 network calls", "1000", "+3.00"),
+        claims._over_dip: ("+1.00", "+1.23 dB"),
         claims._reported_dip: ("27.00 dB", "10.0 s"),
         claims._reported_ddpm: ("[−1.31, −1.12]", "25.00"),
         claims._reported_hybrid: ("1.7 standard", "5.6 dB"),
@@ -226,11 +231,11 @@ def test_numbers_stand_in_the_text() -> None:
         claims._filters: ("+0.57", "+0.68"),
         claims._architecture_cost: ("3.1×", "2.2×"),
         claims._balance: ("1.00 of its time",),
-        claims._half_quality: ("T = 500 against 1000", "−0.40 dB"),
+        claims._half_quality: ("T = 500 against 1000", "−0.40"),
         claims._half_time: ("30.00 s → 15.00 s",),
         claims._trade_off: ("1000 → 10", "−5.00 dB", "100×"),
         claims._noise_steps: ("3 steps", "11 at"),
-        claims._adaptive: ("17 steps", "+0.52 dB [+0.31, +0.73]"),
+        claims._adaptive: ("17 steps", "+0.52 [+0.31, +0.73] dB"),
         claims._restores: ("+2.34", "9 of 9", "3.4×"),
         claims._theory: ("+2.34", "−0.45"),
     }.items():
@@ -289,7 +294,7 @@ def test_whole_evidence_leaves_no_claim_unmeasured() -> None:
     text = summary(evidence())
     assert len(text.splitlines()) == len(claims.SUMMARY)
     assert all(line.startswith("- **") and line.endswith(").") for line in text.splitlines())
-    assert "+3.00 dB" in text
+    assert "+3.00 [+3.00, +3.00] dB" in text
     assert "not measured" not in text
     assert summary(evidence({"hybrid/DIP+DDPM/psnr": 20.0})) != text
 

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dipddpm_lib import compute, dip, images, metrics, operators
 from dipddpm_lib.dip import DIPConfig, Fit
@@ -123,12 +125,42 @@ def test_held_out_entries_do_not_reach_the_fit() -> None:
     # the mask is drawn after the network and its input, as reconstruct does
     draw = compute.generator(0, "dip")
     dip._network(config, (32, 32), draw)
-    held = torch.rand((32, 32), generator=draw) < 0.2
+    held = y.operator.held_out(y.y, 0.2, draw)
     spoiled = torch.where(held, torch.full_like(y.y, 9.0), y.y)
     a, b = _fits(y, config), _fits(Measurement(spoiled, y.operator, y.sigma_y), config)
     assert held.any()
     torch.testing.assert_close(a[-1].x_t, b[-1].x_t, rtol=0, atol=0)
     assert a[-1].rmse_hat != b[-1].rmse_hat
+
+
+@given(share=st.floats(0.001, 0.9), seed=st.integers(0, 1000))
+@pytest.mark.parametrize("task", ["denoise_25", "inpaint_90", "super_x4", "compressive_10", "fourier_x4"])
+def test_held_out_entries_are_observed_and_never_none(task: str, share: float, seed: int) -> None:
+    operator, _ = operators.task(task, 32, 32, compute.generator(seed, task))
+    y = operator.A(images.load("coffee", 32))
+    held = operator.held_out(y, share, compute.generator(seed, "held"))
+    observed = operator.support.expand(y.shape)[0, 0] > 0
+    assert held.any()
+    assert (observed[held.expand(observed.shape)]).all()
+    places = int(observed.reshape(32, 32, -1)[..., 0].sum()) if y.ndim == 5 else int(observed.sum())
+    count, expected = int(held.sum()), max(1, round(share * places))
+    assert expected <= count <= 2 * expected  # Fourier takes each mirror image along
+
+
+def test_fourier_hides_the_mirror_image_of_what_it_hides() -> None:
+    """F(−k) is F(k)'s conjugate for a real image: one of the two would give the other away."""
+    operator, _ = operators.task("fourier_x4", 32, 32, compute.generator(0, "f"))
+    y = operator.A(images.load("coffee", 32))
+    held = operator.held_out(y, 0.3, compute.generator(0, "held"))[..., 0]
+    observed = operator.support[..., 0]
+    fitted = observed & ~held
+    assert not (fitted & held.flip(0, 1).roll((1, 1), (0, 1))).any()
+
+
+def test_the_error_estimate_is_not_taken_below_its_own_uncertainty() -> None:
+    assert dip._rmse(0.09, 0.2, 200) == pytest.approx((0.09 - 0.04) ** 0.5)
+    assert dip._rmse(0.04, 0.2, 200) == pytest.approx((0.04 * 0.1) ** 0.5)  # √(2/200) = 0.1
+    assert dip._rmse(0.01, 0.0, 2) == pytest.approx(0.1)
 
 
 def test_the_error_estimate_sees_no_target_and_comes_near_it() -> None:

@@ -173,3 +173,15 @@ def test_bad_input_is_answered_in_one_line(make: object, part: str) -> None:
         make()  # type: ignore[operator]
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rho", [1e-9, 1e-6])
+def test_fourier_prox_keeps_x_where_nothing_is_seen_in_single_precision(rho: float) -> None:
+    """Near t = T ρ is tiny: rounding of Aᵀy over ρ would swamp the unseen frequencies."""
+    operator, _ = operators.task("fourier_x4", 96, 96, compute.generator(0, "f"))
+    assert isinstance(operator, Fourier)
+    x, truth = (torch.randn(1, 3, 96, 96, generator=compute.generator(0, name)) for name in ("x", "truth"))
+    z = operator.prox(x, operator.A(truth), rho)
+    hidden = operator._diagonal == 0
+    change = torch.fft.fft2(z - x, norm="ortho")[..., hidden].abs().max()
+    assert change < 1e-4  # a few units of float32's rounding of a 96² transform

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dipddpm_lib import types
-from dipddpm_lib.types import InputError, LinearOperator, Measurement, Result, Step, require
+from dipddpm_lib.types import InputError, Interval, LinearOperator, Measurement, Result, Step, require
 
 
 class Doubled(LinearOperator):
@@ -128,3 +129,8 @@ def test_the_guard_lets_draws_from_a_generator_of_ones_own_pass(
         torch.rand(3, generator=torch.Generator().manual_seed(0))
         np.random.default_rng(0).random(3)
         random.Random(0).random()
+
+
+def test_an_interval_is_written_with_its_bounds_or_without() -> None:
+    assert f"{Interval(1.25, -0.5, 3.0, 4):+.2f}" == "+1.25 [−0.50, +3.00]"
+    assert f"{Interval(-1.25, math.nan, math.nan, 1):.1f}" == "−1.2"
