@@ -31,7 +31,7 @@ report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRE
 	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))
 
 paper: override PRESET = paper
-paper: report ## the same at the settings of the committed report (under 90 minutes, resumes)
+paper: report ## the same on larger images, with more seeds; resumes where it was stopped
 
 test: $(STAMP) ## every test [PYTEST_ARGS="-k schedules"]
 	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
