@@ -18,6 +18,7 @@ import printing
 from errors import BuildError
 
 HERE = Path(__file__).resolve().parent
+LEDGER = "08_conclusion"
 NO_BROWSER = (
     "no PDF: no Chromium found; install Chromium or set CHROMIUM=/path/to/chromium, then run with --render-only"
 )
@@ -50,6 +51,9 @@ def choose(only: list[str] | None, known: list[str]) -> list[str]:
 def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     """Check every parameter, then run the chosen notebooks."""
     chosen = choose(arguments.only, list(notebooks))
+    # the ledger reads what the others left: on a whole page it may not lag behind them
+    if LEDGER in notebooks and LEDGER not in chosen and (arguments.output / "executed" / f"{LEDGER}.ipynb").exists():
+        chosen = [*chosen, LEDGER]
     defaults = {stem: execution.declared(path) for stem, path in notebooks.items()}
     preset = execution.read_preset(arguments.preset, arguments.notebooks / "presets") if arguments.preset else {}
     given = dict(execution.read_assignment(text) for text in arguments.given)
