@@ -193,10 +193,10 @@ def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) 
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         if raster:
-            fig.savefig(buffer, format="webp", dpi=130, pil_kwargs={"quality": 90})
+            fig.savefig(buffer, format="jpeg", dpi=130, pil_kwargs={"quality": 90, "subsampling": 0})
         else:
             fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    kind = "image/webp" if raster else "image/svg+xml"
+    kind = "image/jpeg" if raster else "image/svg+xml"
     _display_figure(label, "figure", _img(buffer.getvalue(), kind, alt), caption)
 
 
