@@ -111,7 +111,8 @@ def _draw(ax: Any, panel: Panel) -> None:
         if len(values) == 4:
             ax.fill_between(x, values[2], values[3], color=colour, alpha=0.15, linewidth=0)
     if panel.points:
-        ax.axline((1, 1), slope=1, linestyle=(0, (5, 3)), color="#777777", linewidth=1.2)
+        middle = float(np.mean([np.mean(values[0]) for values in panel.series.values()]))
+        ax.axline((middle, middle), slope=1, linestyle=(0, (5, 3)), color="#777777", linewidth=1.2)
     for i, (name, level) in enumerate(panel.levels.items()):
         ax.axhline(level, linestyle=(0, (5, 3)), color=COLOURS.get(name, "#777777"), linewidth=1.2)
         side = "left" if i % 2 == 0 else "right"

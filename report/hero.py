@@ -20,7 +20,9 @@ def main() -> None:
     x_true = cell.x_true()
     seen = operators.pseudo_inverse(cell.measurement(x_true)).clamp(-1, 1)
     shown = {"target": x_true, "10 % of its coefficients": seen} | {
-        f"{c.method}: {r.psnr:.2f} dB": r.x0_hat for c, r in results.only(image=cell.image) if c.method != "classical"
+        f"{c.method}: {r.psnr:.2f} dB": r.x0_hat
+        for c, r in results.only(image=cell.image)
+        if c.label in ("DIP", "DDPM", "DIP+DDPM")
     }
     buffer = io.BytesIO()
     plotting.pictures(shown, columns=len(shown), side=2.0).savefig(buffer, format="png", dpi=110)
