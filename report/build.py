@@ -59,8 +59,8 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     given = dict(execution.read_assignment(text) for text in arguments.given)
     planned = execution.plan(defaults, chosen, preset, given)
     execution.prepare_environment()
-    for stem in execution.running_order(chosen):
-        seconds = execution.run_notebook(notebooks[stem], arguments.output / "executed", planned[stem])
+    planned = {stem: planned[stem] for stem in execution.running_order(chosen)}
+    for stem, seconds in execution.run_notebooks(notebooks, arguments.output / "executed", planned):
         print(f"{stem:<36} {seconds:8.1f} s", flush=True)
 
 

@@ -8,18 +8,24 @@ import logging
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import papermill
 import yaml
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.manager import KernelManager
 
 from errors import BuildError
 
 CELL_TIMEOUT = 1800  # seconds; papermill's own default is for ever
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+# what every notebook imports; loaded into a kernel that waits for its turn
+PRELOAD = "__import__('dipddpm_lib.claims'); __import__('dipddpm_lib.widgets')"
 
 Parameters = dict[str, Any]
 
@@ -154,8 +160,65 @@ def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
     )
 
 
-def run_notebook(path: Path, folder: Path, parameters: Parameters) -> float:
-    """Run one notebook in its own folder; returns seconds.
+def run_notebooks(
+    notebooks: Mapping[str, Path], folder: Path, planned: Mapping[str, Parameters]
+) -> Iterator[tuple[str, float]]:
+    """Run the planned notebooks one after the other; yields stem and seconds as each ends.
+
+    Starting a kernel and importing the libraries take longer than a notebook whose results are all stored. So the next
+    kernel starts beside the running notebook; nothing else of it does, since timings need the machine to themselves.
+    """
+    paths = [notebooks[stem] for stem in planned]
+    with closing(_kernels(paths)) as kernels:
+        for stem, kernel in zip(planned, kernels, strict=True):
+            started = time.perf_counter()
+            _run_notebook(notebooks[stem], folder, planned[stem], kernel)
+            yield stem, time.perf_counter() - started
+
+
+def _kernels(paths: Sequence[Path]) -> Generator[_Kernel, None, None]:
+    """A fresh kernel for each notebook, the next one already starting; each is shut down when its successor is due."""
+    current = waiting = None
+    try:
+        for here, after in zip(paths, [*paths[1:], None], strict=True):
+            current = waiting or _start_kernel(here)
+            waiting = None
+            if after is not None:
+                waiting = _start_kernel(after, f"--IPKernelApp.exec_lines={PRELOAD}")
+            yield current
+            current.end()
+    finally:
+        for kernel in (current, waiting):
+            if kernel is not None:
+                kernel.end()
+
+
+class _Kernel(KernelManager):
+    """A kernel that closes the client it was run through: nbclient leaves that to whoever started the kernel."""
+
+    _client: BlockingKernelClient | None = None
+
+    def client(self, **arguments: Any) -> BlockingKernelClient:
+        self._client = super().client(**arguments)
+        return self._client
+
+    def end(self) -> None:
+        if self._client is not None:
+            self._client.stop_channels()
+        if self.has_kernel:
+            self.shutdown_kernel(now=True)
+
+
+def _start_kernel(notebook: Path, *arguments: str) -> _Kernel:
+    """A kernel of this environment in the notebook's own folder."""
+    kernel = _Kernel(kernel_name="python3")  # jupyter_client starts this one with sys.executable
+    # the level silences the kernel's own remarks at its start and end
+    kernel.start_kernel(cwd=str(notebook.resolve().parent), extra_arguments=["--log-level=CRITICAL", *arguments])
+    return kernel
+
+
+def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Kernel) -> None:
+    """Run one notebook in this kernel.
 
     folder/STEM.ipynb appears only when every cell has run: papermill writes as it goes, so it writes to another name.
     A failed run stays beside it as STEM.failed.ipynb.
@@ -166,18 +229,16 @@ def run_notebook(path: Path, folder: Path, parameters: Parameters) -> float:
     unfinished = target.with_name(f".{path.stem}.unfinished.ipynb")
     # warnings of papermill (no kernelspec language, unparsed parameters) repeat what is checked here
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    started = time.perf_counter()
     try:
         papermill.execute_notebook(
             str(path.resolve()),
             str(unfinished),
             parameters=parameters,
-            kernel_name="python3",  # jupyter_client starts this one with sys.executable
+            kernel_name="python3",
             language="python",
-            cwd=str(path.resolve().parent),
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT,
-            extra_arguments=["--log-level=CRITICAL"],  # the kernel's own remarks at its start and end
+            km=kernel,
         )
     except Exception as error:
         kept = ""
@@ -190,7 +251,6 @@ def run_notebook(path: Path, folder: Path, parameters: Parameters) -> float:
     finally:
         unfinished.unlink(missing_ok=True)  # left by Ctrl-C
     failed.unlink(missing_ok=True)
-    return time.perf_counter() - started
 
 
 def _shown(path: Path) -> str:

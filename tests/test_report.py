@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 from lxml import html
 from nbformat import v4
@@ -127,13 +130,16 @@ def no_kernel(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, obje
     """Instead of running, note what would have run, and hand over the source as if it had."""
     started: list[tuple[str, dict[str, object]]] = []
 
-    def note(path: Path, folder: Path, given: dict[str, object]) -> float:
-        started.append((path.stem, given))
-        folder.mkdir(exist_ok=True)
-        shutil.copy(path, folder / path.name)
-        return 0.0
+    def note(
+        notebooks: dict[str, Path], folder: Path, planned: dict[str, dict[str, object]]
+    ) -> Iterator[tuple[str, float]]:
+        for stem, given in planned.items():
+            started.append((stem, given))
+            folder.mkdir(exist_ok=True)
+            shutil.copy(notebooks[stem], folder / notebooks[stem].name)
+            yield stem, 0.0
 
-    monkeypatch.setattr(execution, "run_notebook", note)
+    monkeypatch.setattr(execution, "run_notebooks", note)
     return started
 
 
@@ -534,6 +540,20 @@ def test_a_failing_notebook_names_its_cell_and_keeps_what_it_had(
     assert "so far" in (executed / "00_first.failed.ipynb").read_text()
     assert not (sources.parent / "out" / "index.html").exists()
     assert "08_conclusion" not in printed.out
+
+
+def test_one_kernel_runs_one_waits_and_none_stays_behind(sources: Path) -> None:
+    paths = [sources / "00_first.ipynb", sources / "08_conclusion.ipynb"] * 2
+    for taken in (1, 4):  # broken off after the first, and used up
+        seen = []
+        with closing(execution._kernels(paths)) as kernels:
+            for kernel in itertools.islice(kernels, taken):
+                assert kernel.is_alive()
+                assert not any(earlier.is_alive() for earlier in seen)
+                seen.append(kernel)
+        assert len(seen) == taken
+        assert not any(kernel.is_alive() for kernel in seen)
+    assert not psutil.Process().children(recursive=True), "a kernel that waited outlived the run"
 
 
 # ---- PDF
