@@ -8,10 +8,11 @@ import hashlib
 import os
 import platform
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Compute:
-    """One decision. Networks run in `dtype` under autocast; everything else stays float32 or float64."""
+    """One decision. Convolutions run in `dtype`; everything else stays float32 or float64."""
 
     device: str
     dtype: str
@@ -38,15 +39,16 @@ class Compute:
     def memory_format(self) -> torch.memory_format:
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def autocast(self) -> Any:
-        """Context in which a network is called."""
-        if self.dtype == "float32":
-            return nullcontext()
-        return torch.autocast(self.device, DTYPES[self.dtype])
-
     def place(self, network: Network) -> Network:
-        """The network on this device, its weights in this memory format."""
-        return network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        """The network on this device, its convolutions' weights in this number type and memory format.
+
+        Networks take their input in any type and cast it themselves; norms keep float32 weights.
+        """
+        network.to(self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
+        for module in network.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(DTYPES[self.dtype])
+        return network
 
     def float32(self) -> Compute:
         """The same place in plain float32: the yardstick."""
@@ -66,6 +68,26 @@ def _multiplies_bf16() -> bool:
     return wide and ("amx_bf16" in flags or "avx512_bf16" in flags)
 
 
+def seconds_of_convolution(dtype: str, channels_last: bool, channels: int = 64, side: int = 64) -> float:
+    """Median seconds of a 3×3 convolution forward and backward, after a warm-up."""
+    where = Compute("cpu", dtype, channels_last, torch.get_num_threads())
+    layer = where.place(torch.nn.Conv2d(channels, channels, 3, padding=1, device="meta").to_empty(device="cpu"))
+    torch.nn.init.zeros_(layer.weight)
+    x = torch.ones(1, channels, side, side, dtype=DTYPES[dtype]).to(memory_format=where.memory_format)
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        y = layer(x.requires_grad_())
+        y.backward(y.detach())
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[2:])
+
+
+def _bf16_wins() -> bool:
+    """A trial of a tenth of a second: instructions that are there may still be emulated or starved."""
+    return _multiplies_bf16() and seconds_of_convolution("bfloat16", True) < seconds_of_convolution("float32", True)
+
+
 def available_cores() -> int:
     """Cores that this process may use: more threads than this run ten times slower, not faster."""
     try:
@@ -76,21 +98,32 @@ def available_cores() -> int:
 
 @functools.cache
 def default() -> Compute:
-    """The decision for this machine; DIPDDPM_DEVICE, DIPDDPM_DTYPE and DIPDDPM_THREADS override it."""
+    """The decision for this machine: bf16 on a GPU, and on a CPU where a trial says that it wins.
+
+    DIPDDPM_DEVICE, DIPDDPM_DTYPE, DIPDDPM_LAYOUT and DIPDDPM_THREADS override it, each for itself.
+    """
     device = os.environ.get("DIPDDPM_DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu")
     require(
         device == "cpu" or (device == "cuda" and torch.cuda.is_available()),
         f"DIPDDPM_DEVICE: expected cpu, or cuda where PyTorch finds a GPU, got {device!r}",
     )
-    fast = device == "cuda" or _multiplies_bf16()
-    dtype = os.environ.get("DIPDDPM_DTYPE") or ("bfloat16" if fast else "float32")
-    require(dtype in DTYPES, f"DIPDDPM_DTYPE: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    layout = os.environ.get("DIPDDPM_LAYOUT") or "channels_last"
+    require(
+        layout in ("channels_last", "contiguous"),
+        f"DIPDDPM_LAYOUT: expected channels_last or contiguous, got {layout!r}",
+    )
+    dtype = os.environ.get("DIPDDPM_DTYPE") or ""
+    require(not dtype or dtype in DTYPES, f"DIPDDPM_DTYPE: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     variable = "DIPDDPM_THREADS" if os.environ.get("DIPDDPM_THREADS") else "OMP_NUM_THREADS"
     asked = (os.environ.get(variable) or str(available_cores())).split(",")[0]  # OpenMP's may name nested levels
     require(asked.isdecimal() and int(asked) > 0, f"{variable}: expected a whole number above 0, got {asked!r}")
     threads = min(int(asked), available_cores())
     torch.set_num_threads(threads)
-    return Compute(device, dtype, dtype == "bfloat16", threads)
+    if device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    if not dtype:
+        dtype = "bfloat16" if device == "cuda" or _bf16_wins() else "float32"
+    return Compute(device, dtype, layout == "channels_last", threads)
 
 
 def generator(seed: int, stream: str) -> torch.Generator:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from . import compute
 from .networks import DenoisingUNet, build
+from .optimise import Adam
 from .schedules import NoiseSchedule, SpacingKind, spacing
 from .types import Denoiser, Image, Measurement, Step, require
 
@@ -111,9 +112,12 @@ def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generat
         "train: images of different sizes need a crop; set TrainConfig.crop",
     )
     where = compute.default()
-    network = where.place(build(DenoisingUNet, generator, channels=config.channels))
-    averaged = copy.deepcopy(network).requires_grad_(False)
-    optimiser = torch.optim.Adam(network.parameters(), config.lr, betas=(0.9, 0.99), fused=True)
+    network = build(DenoisingUNet, generator, channels=config.channels)
+    averaged = copy.deepcopy(network).to(where.device).requires_grad_(False)
+    optimiser = Adam(network, where, config.lr, betas=(0.9, 0.99))
+    average = optimiser.weights.detach().clone()
+    for p, view in zip(averaged.parameters(), optimiser.views(average), strict=True):
+        p.data = view
     for index in range(config.steps):
         x0 = _crops(images, config, generator)
         u = (torch.arange(config.batch) + torch.rand((), generator=generator)) / config.batch % 1
@@ -127,20 +131,13 @@ def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generat
 
         rate = min(1.0, (index + 1) / config.warmup)
         rate *= 0.02 + 0.98 * (1 + math.cos(math.pi * index / config.steps)) / 2
-        for group in optimiser.param_groups:
-            group["lr"] = config.lr * rate
         x_t = x_t.to(where.device, memory_format=where.memory_format)
-        with where.autocast():
-            v_hat = network.v(x_t, sigma.to(where.device))
+        v_hat = network.v(x_t, sigma.to(where.device))
         error = F.mse_loss(v_hat, v.to(where.device), reduction="none").mean((1, 2, 3))
         loss = (weight.to(where.device) * error).mean()
-        optimiser.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimiser.step()
+        optimiser.step(loss, config.lr * rate, clip=1.0)
         decay = min(config.ema, (1 + index) / (10 + index))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(averaged.parameters()), list(network.parameters()), 1 - decay)
+        average.lerp_(optimiser.weights.detach(), 1 - decay)
         yield TrainStep(index, loss.item(), averaged)
 
 
@@ -148,7 +145,7 @@ def denoise_once(denoiser: Denoiser, noisy: Image, sigma: float) -> Image:
     """E[x_0 | x_0 + σε] in one call: the image is scaled to the diffusion's x_t first, and clipped after."""
     where = compute.default()
     x_t = (noisy / math.sqrt(1 + sigma**2)).to(where.device).contiguous(memory_format=where.memory_format)
-    with torch.no_grad(), where.autocast():
+    with torch.no_grad():
         return denoiser(x_t, sigma).float().clamp(-1, 1).to(noisy.device)
 
 
@@ -212,7 +209,7 @@ def sample(
     for index, (t, s) in enumerate(pairwise(ts)):
         a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         sigma_t = schedule.sigma(t)
-        with torch.no_grad(), where.autocast():
+        with torch.no_grad():
             x0_hat = denoiser(x_t.contiguous(memory_format=where.memory_format), sigma_t).float()
         if measurement is not None:
             rho = config.lam * max(measurement.sigma_y, SIGMA_FLOOR) ** 2 / sigma_t**2

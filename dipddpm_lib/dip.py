@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import compute
 from .networks import DeepDecoder, SkipNetwork, Upsampling, build, parameter_count
+from .optimise import Adam
 from .types import Image, Measurement, Step, require
 
 
@@ -21,9 +22,12 @@ class DIPConfig:
 
     filters:    one width a scale, finest first; their number is the depth
     skip:       channels of every skip connection, 0 for none
-    lean:       one convolution a scale on the way down, zero padding, SiLU (see `networks.SkipNetwork`)
+    lean:       one convolution a scale on the way down, zero padding (see `networks.SkipNetwork`)
+    refine:     kernel of the second convolution of each scale on the way up
+    lr_end:     what the rate has fallen to at the last iteration, along a cosine, as a share of lr; 1 keeps it
     jitter:     standard deviation of the noise added to the input z ~ U(0, 0.1) at every iteration
     ema:        decay of the running average of outputs; its bias is corrected as Adam's is
+    growing:    reach that decay from below, as (1 + n)/(10 + n): early outputs are far off and soon forgotten
     stop:       "none": after all iterations;
                 "emv": at the least exponential moving variance of the outputs (Wang et al. 2023, §3.2);
                 "held_out": at the least error on measurements kept from the fit
@@ -38,10 +42,14 @@ class DIPConfig:
     in_channels: int = 32
     upsampling: Upsampling = "nearest"
     lean: bool = True
+    refine: Literal[1, 3] = 3
+    activation: Literal["silu", "leaky_relu"] = "silu"
     lr: float = 0.01
+    lr_end: float = 1.0
     iterations: int = 400
     jitter: float = 0.005
     ema: float = 0.97
+    growing: bool = False
     stop: Literal["none", "emv", "held_out"] = "held_out"
     held_out: float = 0.03
     patience: int = 100
@@ -83,6 +91,8 @@ class DIPConfig:
             skip=4,
             upsampling="bilinear",
             lean=False,
+            refine=1,
+            activation="leaky_relu",
             iterations=iterations,
             jitter=1 / 30,
             ema=0.99,
@@ -143,6 +153,8 @@ def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generato
             in_channels=config.in_channels,
             upsampling=config.upsampling,
             lean=config.lean,
+            refine=config.refine,
+            activation=config.activation,
         )
         shape = (1, config.in_channels, height, width)
     return net, (torch.rand(shape, generator=generator) / 10).to(device)
@@ -162,7 +174,7 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     operator, y = measurement.operator, measurement.y.to(where.device)
     height, width = measurement.image_size
     network, z = _network(config, (height, width), generator)
-    network = where.place(network)
+    optimiser = Adam(network, where, config.lr)
     z = z.contiguous(memory_format=where.memory_format)
 
     support = operator.support.to(y).expand(y.shape)
@@ -172,35 +184,31 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     fitted = support * ~held
     require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
 
-    count = int(held.expand(y.shape).sum())
-
-    optimiser = torch.optim.Adam(network.parameters(), config.lr, fused=True)
+    weight = fitted / fitted.sum()
+    held = held.expand(y.shape).to(y)
+    count = int(held.sum())
     watch = _Watch(config)
     average = output = torch.zeros(1, 3, height, width, device=y.device)
+    unseen = 1.0  # the share of the average that is still its zero start
     for index in range(config.iterations):
         jitter = torch.randn(z.shape, generator=generator).to(z) if config.jitter > 0 else torch.zeros(())
-        with where.autocast():
-            output = network(z + config.jitter * jitter)[..., :height, :width]
-        output = output.float()
-        loss = (fitted * (operator.A(output) - y) ** 2).sum() / fitted.sum()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
+        output = network(z + config.jitter * jitter)[..., :height, :width]
+        loss = (weight * (operator.A(output) - y) ** 2).sum()
+        share = index / config.iterations
+        optimiser.step(loss, config.lr * (config.lr_end + (1 - config.lr_end) * (1 + math.cos(math.pi * share)) / 2))
 
         output = output.detach().contiguous()
-        average = config.ema * average + (1 - config.ema) * output
-        x0_hat = average / (1 - config.ema ** (index + 1))
-        residual = _held_out_mse(operator.A(x0_hat) - y, held) if held.any() else None
+        decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
+        average = torch.lerp(output, average, decay)
+        unseen *= decay
+        x0_hat = average / (1 - unseen)
+        residual = float((held * (operator.A(x0_hat) - y) ** 2).sum()) / count if count else None
         rmse_hat = None if residual is None else _rmse(residual, measurement.sigma_y, count)
         fit = Fit(index, 0, output, x0_hat, rmse_hat)
         if watch.over(fit, residual) or index + 1 == config.iterations:
             break
         yield fit
     yield Fit(index, 0, output, watch.best.x0_hat, watch.best.rmse_hat)
-
-
-def _held_out_mse(residual: Tensor, held: Tensor) -> float:
-    return float((residual**2)[held.expand(residual.shape)].mean())
 
 
 def _rmse(mse: float, sigma_y: float, count: int) -> float:

@@ -30,7 +30,7 @@ from .types import InputError
 STALE_SECONDS = 6 * 3600
 # what a result depends on: layers 0-2
 SOURCES = (
-    *("types", "images", "compute", "schedules", "operators", "networks", "metrics", "priors"),
+    *("types", "images", "compute", "schedules", "operators", "networks", "metrics", "priors", "optimise"),
     *("dip", "ddpm", "hybrid", "classical"),
 )
 

@@ -23,7 +23,7 @@ def decide(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., compute.Co
     threads = torch.get_num_threads()
 
     def decide(**environment: str) -> compute.Compute:
-        for name in ("DIPDDPM_DEVICE", "DIPDDPM_DTYPE", "DIPDDPM_THREADS", "OMP_NUM_THREADS"):
+        for name in ("DIPDDPM_DEVICE", "DIPDDPM_DTYPE", "DIPDDPM_LAYOUT", "DIPDDPM_THREADS", "OMP_NUM_THREADS"):
             monkeypatch.delenv(name, raising=False)
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
@@ -41,7 +41,7 @@ def test_the_decision_is_made_once() -> None:
 
 def test_the_environment_overrides_precision_and_threads(decide: Callable[..., compute.Compute]) -> None:
     chosen = decide(DIPDDPM_DEVICE="cpu", DIPDDPM_DTYPE="float32", DIPDDPM_THREADS="1")
-    assert chosen == compute.Compute("cpu", "float32", channels_last=False, threads=1)
+    assert chosen == compute.Compute("cpu", "float32", channels_last=True, threads=1)
     assert torch.get_num_threads() == 1
     chosen = decide(DIPDDPM_DEVICE="cpu", DIPDDPM_DTYPE="bfloat16", DIPDDPM_THREADS="1")
     assert chosen == compute.Compute("cpu", "bfloat16", channels_last=True, threads=1)
@@ -61,6 +61,11 @@ def test_threads_never_exceed_the_cores_that_this_process_may_use(
     assert decide().threads == 2
 
 
+def test_the_environment_overrides_the_layout(decide: Callable[..., compute.Compute]) -> None:
+    assert decide(DIPDDPM_DTYPE="float32").channels_last
+    assert not decide(DIPDDPM_DTYPE="float32", DIPDDPM_LAYOUT="contiguous").channels_last
+
+
 def test_empty_variables_count_as_unset(decide: Callable[..., compute.Compute]) -> None:
     assert decide(DIPDDPM_DEVICE="", DIPDDPM_DTYPE="", DIPDDPM_THREADS="") == decide()
 
@@ -78,6 +83,7 @@ def test_empty_variables_count_as_unset(decide: Callable[..., compute.Compute]) 
         ("DIPDDPM_DEVICE", "gpu"),
         ("DIPDDPM_DEVICE", "meta"),
         ("DIPDDPM_DEVICE", "cuda:x"),
+        ("DIPDDPM_LAYOUT", "nchw"),
     ],
 )
 def test_nonsense_in_the_environment_is_refused_in_one_line(
@@ -132,16 +138,40 @@ def test_bf16_is_chosen_only_where_the_processor_multiplies_in_it(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(compute, "seconds_of_convolution", lambda name, *_: {"bfloat16": 1, "float32": 2}[name])
     assert decide().dtype == dtype
 
 
-def test_autocast_holds_what_was_decided() -> None:
-    a, b = torch.ones(8, 8), torch.ones(8, 8)
-    with compute.Compute("cpu", "bfloat16", True, 1).autocast():
-        assert (a @ b).dtype == torch.bfloat16
-        assert (a * b).dtype == torch.float32, "samplers' own arithmetic stays float32"
-    with compute.Compute("cpu", "float32", False, 1).autocast():
-        assert (a @ b).dtype == torch.float32
+def test_bf16_must_win_the_trial(decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Instructions that are announced may be emulated: what counts is the clock."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(compute, "_multiplies_bf16", lambda: True)
+    for seconds, dtype in (
+        ({"bfloat16": 1.0, "float32": 2.0}, "bfloat16"),
+        ({"bfloat16": 2.0, "float32": 1.0}, "float32"),
+    ):
+        monkeypatch.setattr(compute, "seconds_of_convolution", lambda name, *_, of=seconds: of[name])
+        assert decide().dtype == dtype
+        assert decide(DIPDDPM_DTYPE="bfloat16").dtype == "bfloat16", "what is asked for needs no trial"
+
+
+def test_the_trial_times_what_it_is_asked_for() -> None:
+    small, large = (compute.seconds_of_convolution("float32", True, 16, side) for side in (16, 256))
+    assert 0 < small < large
+
+
+def test_placing_casts_convolutions_alone() -> None:
+    with torch.device("meta"):  # weights that are not drawn leave the global random state alone
+        network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.GroupNorm(8, 8), torch.nn.Linear(4, 4))
+        convolution = torch.nn.Conv2d(3, 8, 3)
+    network, convolution = network.to_empty(device="cpu"), convolution.to_empty(device="cpu")
+    placed = compute.Compute("cpu", "bfloat16", True, 1).place(network)
+    assert placed is network
+    assert [p.dtype for p in placed.parameters()] == [torch.bfloat16] * 2 + [torch.float32] * 4
+    assert placed[0].weight.is_contiguous(memory_format=torch.channels_last)
+    plain = compute.Compute("cpu", "float32", False, 1).place(convolution)
+    assert plain.weight.dtype == torch.float32
+    assert plain.weight.is_contiguous()
 
 
 def test_the_yardstick_is_plain_float32_on_the_same_device() -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from dipddpm_lib import compute, networks
 from dipddpm_lib.networks import DeepDecoder, DenoisingUNet, SkipNetwork, build, parameter_count
 
 U = 2.0**-24  # relative error of one rounding in float32
@@ -152,7 +154,6 @@ def test_skips_reach_the_output_and_scales_without_them_have_none() -> None:
     z = torch.rand(1, 5, 16, 16, generator=generator())
     before = network(z)
     nn.init.zeros_(network.skip[0][0].weight)
-    nn.init.zeros_(network.skip[0][0].bias)
     assert not torch.allclose(network(z), before)
     assert [isinstance(s, nn.Identity) for s in network.skip] == [False, True, False, True]
 
@@ -177,6 +178,55 @@ def test_every_parameter_gets_a_gradient() -> None:
     network = unet()
     network.v(torch.randn(1, 3, 16, 16, generator=generator()), 1.0).sum().backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+# ---- group normalisation
+
+
+@pytest.mark.parametrize("each", [False, True], ids=["one affine map", "one for each image"])
+@pytest.mark.parametrize("b", [1, 3])
+def test_group_normalisation_and_its_gradient_are_those_of_pytorch(b: int, each: bool) -> None:
+    draw = generator()
+    x = torch.randn(b, 16, 5, 7, generator=draw, dtype=torch.float64, requires_grad=True)
+    norm = networks._GroupNorm(16).double()
+    for p in norm.parameters():
+        p.data = torch.randn(p.shape, generator=draw, dtype=torch.float64)
+    maps = torch.randn(2, b, 16, generator=draw, dtype=torch.float64, requires_grad=True)
+    wanted = F.group_norm(x, 8, norm.weight, norm.bias)
+    if each:
+        scale, shift = maps[..., None, None]
+        wanted = wanted * (1 + scale) + shift
+    found = norm(x, *maps) if each else norm(x)
+    sources = [x, norm.weight, norm.bias] + ([maps] if each else [])
+    weights = torch.randn(x.shape, generator=draw, dtype=torch.float64)
+    gradients = [torch.autograd.grad((y * weights).sum(), sources) for y in (found, wanted)]
+    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    for ours, theirs in zip(*gradients, strict=True):
+        # the input's gradient goes through float32 sums, which hold 35 products of order 10 each
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-4)
+
+
+# ---- precisions
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_the_fast_precision_agrees_with_float32(make: Callable[[int], nn.Module]) -> None:
+    """bf16 rounds by up to 2⁻⁹; errors of independent sign add in quadrature over the layers.
+
+    A layer rounds its weights, what it takes in, and what convolution, norm and activation give: five times. A norm
+    over the few pixels of the coarsest scale can double them.
+    """
+    plain, fast = awake(make(0)), compute.Compute("cpu", "bfloat16", True, 1).place(awake(make(0)))
+    layers = sum(isinstance(m, nn.Conv2d) for m in plain.modules())
+    if isinstance(plain, networks.DenoisingUNet):
+        x = torch.randn(2, 3, 32, 32, generator=generator())
+        found, wanted = fast.v(x, 0.5), plain.v(x, 0.5)
+    else:
+        z = torch.rand(1, 7 if isinstance(plain, DeepDecoder) else 5, 32, 32, generator=generator())
+        found, wanted = fast(z), plain(z)
+    assert found.dtype == torch.float32
+    error = (found - wanted).square().mean().sqrt() / wanted.std()
+    assert 0 < error < 2 * 5 * 2**-9 * layers**0.5
 
 
 # ---- the denoiser's algebra

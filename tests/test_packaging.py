@@ -239,7 +239,7 @@ def test_versions_agree() -> None:
 
 LAYERS = (
     ("types", "images", "compute"),
-    ("schedules", "operators", "networks", "metrics", "priors", "store"),
+    ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
     ("dip", "ddpm", "hybrid", "classical"),
     ("experiment", "claims", "replay", "plotting"),
     ("widgets",),
