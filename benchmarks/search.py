@@ -44,14 +44,39 @@ BROAD: dict[str, tuple[object, ...]] = {
     "growing": (False, True),
 }
 
+# what the broad stage left standing: a rate that stays, a long average, light convolutions
+NARROW: dict[str, tuple[object, ...]] = {
+    "filters": (
+        (32, 64, 96, 128),
+        (24, 48, 96, 128),
+        (16, 32, 64, 128),
+        (32, 64, 128),
+        (24, 48, 96),
+        (16, 32, 64),
+        (64, 64, 64, 64),
+        (32, 64, 64, 64),
+    ),
+    "skip": (4, 8),
+    "in_channels": (8, 16, 32),
+    "refine": (1, 1, 3),
+    "activation": ("silu", "leaky_relu"),
+    "lr": (0.007, 0.01, 0.015),
+    "lr_end": (1.0,),
+    "jitter": (0.01, 0.015, 0.02, 1 / 30),
+    "ema": (0.98, 0.985, 0.99),
+    "growing": (False,),
+}
+BROAD_COUNT = 12
+
 
 def settings(count: int, iterations: int) -> list[DIPConfig]:
-    """`count` random settings; a longer list begins with the shorter one."""
+    """`count` random settings, the first ones broad; a longer list begins with the shorter one."""
     draw = compute.generator(100, "search")
     plain = DIPConfig(iterations=iterations, stop="none", held_out=0.0)
     out = []
-    for _ in range(count):
-        picks = {name: values[int(torch.randint(len(values), (), generator=draw))] for name, values in CHOICES.items()}
+    for index in range(count):
+        choices = BROAD if index < BROAD_COUNT else NARROW
+        picks = {name: v[int(torch.randint(len(v), (), generator=draw))] for name, v in choices.items()}
         out.append(replace(plain, **picks))  # type: ignore[arg-type]
     return out
 
