@@ -4,6 +4,7 @@ PYTHON ?= python3
 PRESET ?= quick
 ONLY ?=
 P ?=
+QUICK ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
 
@@ -22,7 +23,7 @@ quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help report paper test test-fast lab check clean
+.PHONY: help report paper test test-fast bench lab check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -39,13 +40,16 @@ test: $(STAMP) ## every test [PYTEST_ARGS="-k schedules"]
 test-fast: $(STAMP) ## every test but the slow ones
 	$(BIN)/python -m pytest tests -m "not slow" $(PYTEST_ARGS)
 
+bench: $(STAMP) ## timings side by side, half an hour or so [QUICK=1: within three minutes]
+	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick --output benchmarks/quick.json)
+
 lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-browser"]
 	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
 
 check: $(STAMP) ## lint, format, types, and that notebooks carry no outputs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dipddpm_lib report/build.py
+	$(BIN)/mypy dipddpm_lib report/build.py benchmarks/bench.py
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
 
 clean: ## remove what was built: the venv, executed notebooks, caches; stored results stay

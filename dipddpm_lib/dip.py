@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -21,7 +21,7 @@ class DIPConfig:
     """How a network is fitted; `DIPConfig()` is `fast()`.
 
     filters:    one width a scale, finest first; their number is the depth
-    skip:       channels of every skip connection, 0 for none
+    skip:       channels of every skip connection, or one number a scale, finest first; 0 for none
     lean:       one convolution a scale on the way down, zero padding (see `networks.SkipNetwork`)
     refine:     kernel of the second convolution of each scale on the way up
     lr_end:     what the rate has fallen to at the last iteration, along a cosine, as a share of lr; 1 keeps it
@@ -30,29 +30,30 @@ class DIPConfig:
     growing:    reach that decay from below, as (1 + n)/(10 + n): early outputs are far off and soon forgotten
     stop:       "none": after all iterations;
                 "emv": at the least exponential moving variance of the outputs (Wang et al. 2023, §3.2);
-                "held_out": at the least error on measurements kept from the fit
+                "held_out": soon after the least error on measurements kept from the fit: what is fitted goes on
+                improving for about as long as `patience`
     held_out:   share of the measured entries kept from the fit; 0 keeps none
-    patience:   iterations without a new least before the fit stops
+    patience:   iterations without a new least before the fit stops; three times as many where there is no noise
     float32:    the plain precision, whatever `compute` chose
     """
 
     network: Literal["skip", "deep_decoder"] = "skip"
-    filters: tuple[int, ...] = (32, 64, 96, 128)
-    skip: int = 16
+    filters: tuple[int, ...] = (24, 48, 96, 128)
+    skip: int | tuple[int, ...] = 8
     in_channels: int = 32
     upsampling: Upsampling = "nearest"
     lean: bool = True
-    refine: Literal[1, 3] = 3
+    refine: Literal[1, 3] = 1
     activation: Literal["silu", "leaky_relu"] = "silu"
-    lr: float = 0.01
+    lr: float = 0.007
     lr_end: float = 1.0
-    iterations: int = 400
-    jitter: float = 0.005
-    ema: float = 0.97
+    iterations: int = 600
+    jitter: float = 1 / 30
+    ema: float = 0.99
     growing: bool = False
     stop: Literal["none", "emv", "held_out"] = "held_out"
-    held_out: float = 0.03
-    patience: int = 100
+    held_out: float = 0.02
+    patience: int = 40
     float32: bool = False
 
     def __post_init__(self) -> None:
@@ -61,6 +62,10 @@ class DIPConfig:
             f"filters: expected one whole number of 1 or more a scale, got {self.filters!r}",
         )
         require(self.iterations >= 1, f"iterations: expected 1 or more, got {self.iterations}")
+        require(
+            not isinstance(self.skip, tuple) or len(self.skip) == self.depth,
+            f"skip: expected {self.depth} numbers, one a scale, got {self.skip!r}",
+        )
         require(self.lr > 0, f"lr: expected a rate above 0, got {self.lr}")
         require(self.jitter >= 0, f"jitter: expected a standard deviation of 0 or more, got {self.jitter}")
         require(0 <= self.ema < 1, f"ema: expected a decay in [0, 1), got {self.ema}")
@@ -78,10 +83,18 @@ class DIPConfig:
     def depth(self) -> int:
         return len(self.filters)
 
+    @property
+    def skips(self) -> tuple[int, ...]:
+        """One number a scale."""
+        return self.skip if isinstance(self.skip, tuple) else (self.skip,) * self.depth
+
     @classmethod
-    def fast(cls, iterations: int = 400) -> DIPConfig:
-        """Ours: light at full resolution, nearest upsampling, the machine's best precision, a stop of its own."""
-        return cls(iterations=iterations)
+    def fast(cls, iterations: int = 600) -> DIPConfig:
+        """Ours: light at full resolution, nearest upsampling, the machine's best precision, a stop of its own.
+
+        A short fit averages over a shorter tail.
+        """
+        return cls(iterations=iterations, ema=min(0.99, 1 - 4 / max(iterations, 5)))
 
     @classmethod
     def published(cls, iterations: int = 1800) -> DIPConfig:
@@ -91,8 +104,8 @@ class DIPConfig:
             skip=4,
             upsampling="bilinear",
             lean=False,
-            refine=1,
             activation="leaky_relu",
+            lr=0.01,
             iterations=iterations,
             jitter=1 / 30,
             ema=0.99,
@@ -102,17 +115,23 @@ class DIPConfig:
         )
 
     @classmethod
+    def snail(cls, iterations: int = 2400) -> DIPConfig:
+        """The light network that Ulyanov et al. 2018 use for their picture of a snail, in float32."""
+        return replace(cls.published(iterations), filters=(8, 16, 32, 64, 128), skip=(0, 0, 0, 4, 4), in_channels=3)
+
+    @classmethod
     def deep_decoder(cls, iterations: int = 1900) -> DIPConfig:
-        """Heckel and Hand 2019: 1×1 convolutions, 128 channels, five bilinear steps up, no jitter."""
+        """Heckel and Hand 2019: 1×1 convolutions, 128 channels, five bilinear steps up, no jitter; in float32."""
         return cls(
             network="deep_decoder",
             filters=(128,) * 5,
             in_channels=128,
+            lr=0.01,
             iterations=iterations,
             jitter=0.0,
-            ema=0.99,
             stop="none",
             held_out=0.0,
+            float32=True,
         )
 
     @classmethod
@@ -149,7 +168,7 @@ def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generato
             generator,
             device,
             filters=config.filters,
-            skip=(config.skip,) * config.depth,
+            skip=config.skips,
             in_channels=config.in_channels,
             upsampling=config.upsampling,
             lean=config.lean,
@@ -187,8 +206,10 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     weight = fitted / fitted.sum()
     held = held.expand(y.shape).to(y)
     count = int(held.sum())
-    watch = _Watch(config)
+    watch = _Watch(config, noisy=measurement.sigma_y > 0)
     average = output = torch.zeros(1, 3, height, width, device=y.device)
+    fit = Fit(0, 0, output, average)
+    residual: float | None = None
     unseen = 1.0  # the share of the average that is still its zero start
     for index in range(config.iterations):
         jitter = torch.randn(z.shape, generator=generator).to(z) if config.jitter > 0 else torch.zeros(())
@@ -202,13 +223,16 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
         average = torch.lerp(output, average, decay)
         unseen *= decay
         x0_hat = average / (1 - unseen)
-        residual = float((held * (operator.A(x0_hat) - y) ** 2).sum()) / count if count else None
-        rmse_hat = None if residual is None else _rmse(residual, measurement.sigma_y, count)
+        rmse_hat = None
+        if count:
+            residual = float((held * (operator.A(x0_hat) - y) ** 2).sum()) / count
+            rmse_hat = _rmse(residual, measurement.sigma_y, count)
         fit = Fit(index, 0, output, x0_hat, rmse_hat)
         if watch.over(fit, residual) or index + 1 == config.iterations:
             break
         yield fit
-    yield Fit(index, 0, output, watch.best.x0_hat, watch.best.rmse_hat)
+    result = watch.result(fit, residual)
+    yield Fit(index, 0, output, result.x0_hat, result.rmse_hat)
 
 
 def _rmse(mse: float, sigma_y: float, count: int) -> float:
@@ -219,8 +243,9 @@ def _rmse(mse: float, sigma_y: float, count: int) -> float:
 class _Watch:
     """Remembers the best fit by the stop's own measure, and says when to stop."""
 
-    def __init__(self, config: DIPConfig):
+    def __init__(self, config: DIPConfig, noisy: bool):
         self.config = config
+        self.patience = config.patience if noisy else 3 * config.patience
         self.best: Fit  # set by the first call of `over`
         self.least = float("inf")
         self.mean: Image | None = None
@@ -235,7 +260,15 @@ class _Watch:
             measure = self._moving_variance(fit)
         if measure <= self.least:
             self.least, self.best = measure, fit
-        return fit.index - self.best.index >= self.config.patience
+        return fit.index - self.best.index >= self.patience
+
+    def result(self, last: Fit, residual: float | None) -> Fit:
+        """The best by the measure; with held-out measurements the last, unless the fit has collapsed since."""
+        # entries that were fitted are right for longer than entries that were not: on training photographs the last
+        # fit, 40 iterations on, is 0.1 to 0.6 dB better; its held-out error is then a tenth larger at most
+        if self.config.stop == "held_out" and residual is not None and residual <= 1.1 * self.least:
+            return last
+        return self.best
 
     def _moving_variance(self, fit: Fit) -> float:
         """EMV with α = 0.1: O(1) a step in place of a window (Wang et al. 2023, eq. 6 and 7)."""

@@ -9,11 +9,11 @@ from importlib import resources
 from pathlib import Path
 
 import numpy as np
+import skimage
 import torch
 from jaxtyping import Float
 from PIL import Image as PIL_Image
 from PIL import ImageOps, UnidentifiedImageError
-from skimage.transform import resize as skimage_resize
 from torch import Tensor
 
 from .types import Image, InputError, require
@@ -156,7 +156,7 @@ def resize_array(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if array.shape[:2] == tuple(size):
         return array
     down = array.shape[0] > size[0] or array.shape[1] > size[1]
-    return skimage_resize(array, size, order=3, anti_aliasing=down, mode="reflect", clip=True)
+    return skimage.transform.resize(array, size, order=3, anti_aliasing=down, mode="reflect", clip=True)
 
 
 def resize(image: Image, size: tuple[int, int]) -> Float[Tensor, "1 3 H W"]:

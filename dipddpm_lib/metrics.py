@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import skimage
 import torch
 from jaxtyping import Float
-from skimage.metrics import structural_similarity
 from torch import Tensor
 
 from .types import Image, require
@@ -38,7 +38,7 @@ def ssim(x: Image, y: Image) -> float:
     """
     _same_shape(x, y)
     values = [
-        structural_similarity(
+        skimage.metrics.structural_similarity(
             (a.double().cpu().numpy() + 1) / 2,
             (b.double().cpu().numpy() + 1) / 2,
             channel_axis=0,

@@ -6,7 +6,7 @@ import math
 from functools import cache
 
 import numpy as np
-import scipy.fft
+import scipy
 import torch
 from torch import Tensor
 

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import scipy
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from scipy import fft
-from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from . import compute, images
@@ -142,8 +141,8 @@ SHORTEST = 20  # a side of the smallest window, in a thumbnail's pixels: fewer r
 
 def _bands(grey: np.ndarray) -> np.ndarray:
     """Smoothed luminance, and its detail without slow gradients; (2, h − 2·BORDER, w − 2·BORDER)."""
-    smooth = gaussian_filter(grey, 1.0)
-    bands = np.stack([smooth, smooth - gaussian_filter(grey, 3.0)])
+    smooth = scipy.ndimage.gaussian_filter(grey, 1.0)
+    bands = np.stack([smooth, smooth - scipy.ndimage.gaussian_filter(grey, 3.0)])
     return bands[:, BORDER:-BORDER, BORDER:-BORDER]
 
 
@@ -159,14 +158,16 @@ class _Frame:
     def of(cls, thumb: np.ndarray) -> _Frame:
         bands = _bands(thumb)
         sums = np.stack([bands, bands**2]).cumsum(2).cumsum(3)
-        return cls(bands.shape[1:], fft.rfft2(bands), np.pad(sums, ((0, 0), (0, 0), (1, 0), (1, 0))))
+        return cls(bands.shape[1:], scipy.fft.rfft2(bands), np.pad(sums, ((0, 0), (0, 0), (1, 0), (1, 0))))
 
     def correlation(self, piece: np.ndarray) -> float:
         """Largest normalised cross-correlation with `piece`, mirrored too; the mean of both bands."""
         (H, W), (h, w), sums = self.size, piece.shape[1:], self.sums
         piece = piece - piece.mean((1, 2), keepdims=True)
         views = np.stack([piece, piece[:, ::-1], piece[:, :, ::-1], piece[:, ::-1, ::-1]])
-        products = fft.irfft2(self.spectrum * fft.rfft2(views, (H, W)).conj(), (H, W))[..., : H - h + 1, : W - w + 1]
+        products = scipy.fft.irfft2(self.spectrum * scipy.fft.rfft2(views, (H, W)).conj(), (H, W))[
+            ..., : H - h + 1, : W - w + 1
+        ]
         total, squares = sums[..., h:, w:] - sums[..., :-h, w:] - sums[..., h:, :-w] + sums[..., :-h, :-w]
         least = h * w * 1e-6  # what is flat to a thousandth resembles nothing
         energy = np.maximum(squares - total**2 / (h * w), least)

@@ -29,6 +29,9 @@ def test_the_published_preset_is_the_published_network() -> None:
     assert dip.parameters(config) == 2_217_831  # the original code's own count
     assert (config.lr, config.jitter, config.ema, config.float32) == (0.01, 1 / 30, 0.99, True)
     assert DIPConfig() == DIPConfig.fast()
+    assert dip.parameters(DIPConfig.snail()) == 572_827
+    with pytest.raises(InputError, match="skip: expected 2 numbers"):
+        DIPConfig(filters=(8, 8), skip=(4, 4, 4))
 
 
 @pytest.mark.parametrize(
@@ -94,7 +97,7 @@ def test_the_stop_stops_and_keeps_its_best_moment() -> None:
 
 def test_the_moving_variance_stops_after_its_least() -> None:
     """Outputs that settle until iteration 120 and then wander: the least variance lies there, the stop 40 later."""
-    watch = dip._Watch(DIPConfig(stop="emv", held_out=0.0, patience=40))
+    watch = dip._Watch(DIPConfig(stop="emv", held_out=0.0, patience=40), noisy=True)
     draw = compute.generator(0, "outputs")
     for index in range(400):
         wander = abs(index - 120) / 120 + 0.01
@@ -106,9 +109,23 @@ def test_the_moving_variance_stops_after_its_least() -> None:
     assert index == watch.best.index + 40
 
 
+@pytest.mark.parametrize(("noisy", "patience"), [(True, 10), (False, 30)])
+def test_the_held_out_stop_keeps_the_last_fit_unless_it_collapsed(noisy: bool, patience: int) -> None:
+    """The error falls until iteration 50; where it has risen by more than a tenth at the stop, iteration 50 is kept."""
+    for slope, kept in ((0.09 / patience, 50 + patience), (0.2 / patience, 50)):
+        watch = dip._Watch(DIPConfig(held_out=0.1, patience=10), noisy)
+        for index in range(400):
+            error = 1 + slope * max(0, index - 50) + 0.1 * max(0, 50 - index)
+            fit = Fit(index, 0, torch.zeros(1), torch.zeros(1))
+            if watch.over(fit, error):
+                break
+        assert index == 50 + patience
+        assert watch.result(fit, error).index == kept
+
+
 def test_the_moving_variance_is_the_papers() -> None:
     """M ← M + α(x − M) and V ← (1 − α)(V + α‖x − M‖²/n), from V = 0, against the weighted variance it stands for."""
-    watch = dip._Watch(DIPConfig(stop="emv", held_out=0.0))
+    watch = dip._Watch(DIPConfig(stop="emv", held_out=0.0), noisy=True)
     outputs = torch.randn(80, 1, 3, 4, 4, generator=compute.generator(1, "outputs"))
     for i, x in enumerate(outputs):
         measured = watch._moving_variance(Fit(i, 0, x, x))

@@ -1,0 +1,425 @@
+"""Side by side, one row a claim: `make bench`, or `make bench QUICK=1` within three minutes.
+
+What is compared runs in turn within this process, warmed up; the figure is the median of several rounds, with its
+quartiles. Results are computed anew in a store of their own. The yardsticks' long fits are the one thing that is read
+and not run: `published.json` holds their PSNR by iteration, `reference.py` computes it, and their iterations are timed
+here. Writes benchmarks/results.json; the report's appendix shows it as a table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from statistics import mean, median, quantiles
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from dipddpm_lib import compute, ddpm, dip, experiment, images, networks, priors
+from dipddpm_lib.ddpm import SampleConfig, TrainConfig
+from dipddpm_lib.dip import DIPConfig
+from dipddpm_lib.experiment import Cell
+from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.types import Measurement, Result
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+TASK = "denoise_25"
+YARDSTICKS = {"published": DIPConfig.published(), "snail": DIPConfig.snail(), "Deep Decoder": DIPConfig.deep_decoder()}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One claim: what was measured, its quartiles, and what it should reach (`at_least`, or at most)."""
+
+    claim: str
+    against: str
+    value: float
+    low: float
+    high: float
+    unit: str
+    target: float
+    at_least: bool = True
+    note: str = ""
+
+    @property
+    def reached(self) -> bool:
+        return self.value >= self.target if self.at_least else self.value <= self.target
+
+
+def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median and quartiles."""
+    if len(values) == 1:
+        return values[0], values[0], values[0]
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return middle, low, high
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = compute.clock()
+    work()
+    return compute.clock() - start
+
+
+def in_turn(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each work in each round: one after the other, so that a slow moment of the machine meets all."""
+    for work in works.values():
+        for _ in range(2):
+            work()
+    out: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(rounds):
+        for name, work in works.items():
+            out[name].append(seconds(work))
+    return out
+
+
+def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
+    """Of paired rounds."""
+    return spread([a / b for a, b in zip(slow, fast, strict=True)])
+
+
+def iterations(config: DIPConfig, size: int) -> Callable[[], object]:
+    """One iteration a call, of a fit that does not end."""
+    endless = replace(config, iterations=10**6, stop="none")
+    y = Cell("coffee", size, 0, endless, TASK).measurement(images.load("coffee", size))
+    fits = dip.reconstruct(y, endless, compute.generator(0, "dip"))
+    return lambda: next(fits)
+
+
+def denoiser_call(network: Callable[..., Tensor], size: int, where: compute.Compute) -> Callable[[], object]:
+    x = torch.zeros(1, 3, size, size, device=where.device).contiguous(memory_format=where.memory_format)
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            return network(x, 0.5)
+
+    return call
+
+
+# ---- DIP
+
+
+def dip_rows(quick: bool) -> Iterator[Row]:
+    """`fast`, stopped by itself, against the best that the yardsticks ever reach."""
+    known = json.loads((HERE / "published.json").read_text())["fits"]
+    known = [fit for fit in known if not quick or (fit["image"], fit["seed"]) == ("coffee", 0)]
+    works = {name: iterations(config, 128) for name, config in YARDSTICKS.items()}
+    times = in_turn(works, 3 if quick else 7)
+    ms = {name: 1e3 * median(times[name]) for name in works}
+    mine = {
+        (fit["image"], fit["seed"]): experiment.run(Cell(fit["image"], 128, fit["seed"], DIPConfig.fast(), TASK))
+        for fit in known
+    }
+    for name in YARDSTICKS:
+        fits = [fit for fit in known if fit["name"] == name]
+        if not fits:
+            continue
+        rows = [_against(fit, ms[name] / 1e3, mine[fit["image"], fit["seed"]]) for fit in fits]
+        gains, ratios = [gain for gain, _ in rows], [value for _, value in rows]
+        reached = sum(gain >= 0 for gain in gains)
+        yield Row(
+            "DIP `fast`, whole fit with its own stop: time",
+            f"{name}, float32, up to its best iteration, chosen with the target",
+            *spread(ratios),
+            "× faster",
+            20.0 if name == "published" else 1.0,
+            note=f"{reached} of {len(fits)} fits end at or above that best; {name}: {ms[name]:.0f} ms an iteration",
+        )
+        yield Row(
+            "DIP `fast`: PSNR where it stops",
+            f"{name}'s best over its fit",
+            mean(gains),
+            min(gains),
+            max(gains),
+            "dB",
+            0.0,
+            note="mean, least and most over the fits",
+        )
+
+
+def _against(fit: dict[str, Any], second: float, result: Result) -> tuple[float, float]:
+    """Gain in dB, and how many times faster, against a yardstick of `second` seconds an iteration."""
+    best = max(fit["psnr"])
+    return result.psnr - best, (fit["psnr"].index(best) + 1) * second / result.total_seconds
+
+
+# ---- shares of the machine's rate
+
+
+@cache
+def limit() -> float:
+    """FLOP/s of a 3×3 convolution 128 → 128 at 128², forward, in the machine's best precision."""
+    where = compute.default()
+    layer = where.place(networks.build(torch.nn.Conv2d, torch.Generator(), in_channels=128, out_channels=128,
+                                       kernel_size=3, padding=1))  # fmt: skip
+    x = torch.zeros(1, 128, 128, 128, dtype=layer.weight.dtype, device=where.device)
+    x = x.contiguous(memory_format=where.memory_format)
+
+    def call() -> Tensor:
+        with torch.no_grad():
+            return layer(x)
+
+    return flops(call) / median(in_turn({"layer": call}, 15)["layer"])
+
+
+def flops(work: Callable[[], object]) -> int:
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def share_rows(quick: bool) -> Iterator[Row]:
+    where = compute.default()
+    training = ddpm.train([images.load("hubble", 128)], TrainConfig.bundled(), compute.generator(0, "bench"))
+    works = {
+        "DIP iteration, 128², `fast`": iterations(DIPConfig.fast(), 128),
+        "DIP iteration, 128², 4 scales of 64": iterations(DIPConfig.shaped(4, 64), 128),
+        "DDPM training step, bundled, 16 crops of 64²": lambda: next(training),
+        "DDPM call, bundled, 128²": denoiser_call(priors.load_fold(1), 128, where),
+    }
+    times = in_turn(works, 5 if quick else 15)
+    for name, work in works.items():
+        shares = [100 * flops(work) / t / limit() for t in times[name]]
+        yield Row(
+            f"{name}: share of the rate of a convolution 128 → 128",
+            f"{limit() / 1e9:.0f} GFLOP/s in {where.dtype}",
+            *spread(shares),
+            "%",
+            30.0,
+            note=f"{1e3 * median(times[name]):.1f} ms, {flops(work) / 1e9:.1f} GFLOP",
+        )
+
+
+def ddpm_call_row(quick: bool) -> Iterator[Row]:
+    where, plain = compute.default(), compute.default().float32()
+    slow = plain.place(priors.load_fold(1).float())
+    works = {
+        "slow": denoiser_call(slow, 128, plain),
+        "fast": denoiser_call(priors.load_fold(1), 128, where),
+    }
+    times = in_turn(works, 7 if quick else 21)
+    yield Row(
+        "DDPM call, bundled, 128²",
+        "float32, contiguous, the same weights",
+        *ratio(times["slow"], times["fast"]),
+        "× faster",
+        4.0,
+        note=f"{1e3 * median(times['fast']):.1f} ms",
+    )
+
+
+# ---- the hybrid
+
+
+def hybrid_rows(quick: bool) -> Iterator[Row]:
+    """End to end, the fit included. Protocol B: bundled prior, y only."""
+    tasks = ("compressive_10",) if quick else ("denoise_50", "inpaint_50", "super_x4", "compressive_10")
+    pictures = ("coffee",) if quick else ("astronaut", "chelsea")
+    against_dip, against_ddpm, reached, better = [], [], 0, 0
+    long = replace(DIPConfig.fast(1000), stop="none", held_out=0.0)
+    for task in tasks:
+        for picture in pictures:
+            hybrid = experiment.run(Cell(picture, 128, 0, HybridConfig(), task))
+            alone = experiment.run(Cell(picture, 128, 0, replace(long, iterations=300 if quick else 1000), task))
+            _, when, best, _ = max(alone.trace, key=lambda row: row[2])
+            against_dip.append(when / hybrid.total_seconds)
+            reached += hybrid.psnr >= best
+            steps = 50 if quick else 1000
+            ancestral = experiment.run(Cell(picture, 128, 0, SampleConfig(steps=steps, eta=1.0), task))
+            # a thousand steps cost twenty times fifty
+            against_ddpm.append(ancestral.total_seconds * 1000 / steps / hybrid.total_seconds)
+            better += hybrid.psnr > ancestral.psnr and hybrid.ssim > ancestral.ssim
+    count = len(against_dip)
+    yield Row(
+        "DIP+DDPM, fit included, protocol B: time",
+        "DIP `fast` up to its best iteration, chosen with the target",
+        *spread(against_dip),
+        "× faster",
+        10.0,
+        note=f"at or above that best in {reached} of {count}",
+    )
+    yield Row(
+        "DIP+DDPM, fit included, protocol B: time",
+        "DDPM, 1000 ancestral steps" + (", time from 50 of them" if quick else ""),
+        *spread(against_ddpm),
+        "× faster",
+        39.0,
+        note=f"higher PSNR and SSIM in {better} of {count}",
+    )
+
+
+# ---- growth, start-up, the report
+
+
+def growth_rows(quick: bool) -> Iterator[Row]:
+    """From 64² to 512² (256² in the quick form): seconds and bytes a pixel, as multiples."""
+    large = 256 if quick else 512
+    prior, where = priors.load_fold(1), compute.default()
+    makers: dict[str, Callable[[int], Callable[[], object]]] = {
+        "DIP iteration": lambda size: iterations(DIPConfig.fast(), size),
+        "DDPM call": lambda size: denoiser_call(prior, size, where),
+    }
+    for name, make in makers.items():
+        times = in_turn({str(size): make(size) for size in (64, large)}, 5 if quick else 11)
+        by_pixel = (large / 64) ** 2
+        yield Row(
+            f"{name}: time from 64² to {large}²",
+            "linear in pixels",
+            *spread([a / b / by_pixel for a, b in zip(times[str(large)], times["64"], strict=True)]),
+            "× linear",
+            1.3,
+            at_least=False,
+        )
+        memory = {}
+        for size in (64, large):
+            work = make(size)
+            with compute.peak_memory() as peak:
+                work()
+            memory[size] = peak.bytes
+        growth = memory[large] / max(memory[64], 1) / by_pixel
+        note = f"{memory[64] / 2**20:.1f} and {memory[large] / 2**20:.0f} MiB"
+        yield Row(f"{name}: memory from 64² to {large}²", "linear in pixels", growth, growth, growth, "× linear", 1.3,
+                  at_least=False, note=note)  # fmt: skip
+
+
+IMPORT = """
+import time, torch
+start = time.perf_counter()
+import dipddpm_lib.hybrid, dipddpm_lib.images, dipddpm_lib.metrics, dipddpm_lib.priors
+print(time.perf_counter() - start)
+"""
+
+
+def import_row(quick: bool) -> Iterator[Row]:
+    found = [float(_python("-c", IMPORT)) for _ in range(3 if quick else 7)]
+    yield Row("import of the methods, beyond torch", "–", *spread(found), "s", 0.3, at_least=False)
+
+
+def _python(*arguments: str, **environment: str) -> str:
+    run = [sys.executable, *arguments]
+    return subprocess.run(
+        run, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ).stdout
+
+
+OLD = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
+def old_processor_row(quick: bool) -> Iterator[Row]:
+    """An iteration of `fast` without bf16 against the same written plainly, on an imitated older processor."""
+    found = json.loads(_python(str(HERE / "bench.py"), "--plain", "5" if quick else "15", **OLD))
+    yield Row(
+        f"DIP iteration on a processor without bf16 ({found['dtype']})",
+        "float32 written plainly",
+        *ratio(found["fast"], found["plain"]),
+        "× its time",
+        1.05,
+        at_least=False,
+    )
+
+
+def plain(rounds: int) -> None:
+    """What `old_processor_row` measures; prints JSON."""
+    config = DIPConfig.fast()
+    y = Cell("coffee", 128, 0, config, TASK).measurement(images.load("coffee", 128))
+    where = compute.default()  # sets the threads
+    works = {"fast": iterations(config, 128), "plain": _written_plainly(config, y)}
+    print(json.dumps({"dtype": where.dtype, **in_turn(works, rounds)}))
+
+
+def _written_plainly(config: DIPConfig, y: Measurement) -> Callable[[], object]:
+    """The same fit as anybody would write it down: float32, PyTorch's own layout and optimiser."""
+    draw = compute.generator(0, "dip")
+    network, z = dip._network(config, y.image_size, draw)
+    optimiser = torch.optim.Adam(network.parameters(), config.lr)
+    average = torch.zeros_like(y.y)
+
+    def iteration() -> None:
+        nonlocal average
+        optimiser.zero_grad()
+        output = network(z + config.jitter * torch.randn(z.shape, generator=draw))
+        torch.nn.functional.mse_loss(output, y.y).backward()
+        optimiser.step()
+        average = config.ema * average + (1 - config.ema) * output.detach()
+
+    return iteration
+
+
+def report_rows(quick: bool) -> Iterator[Row]:
+    """`make report`, quick, from nothing and again; and what of it is neither a cell's work nor the page's."""
+    if quick:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        again = {"DIPDDPM_STORE": f"{folder}/store"}
+        build = (str(ROOT / "report" / "build.py"), "--preset", "quick", "--output", f"{folder}/report")
+        first, second = (seconds(lambda: _python(*build, **again)) for _ in range(2))
+        cells = 0.0
+        for path in Path(folder, "report", "executed").glob("*.ipynb"):
+            for cell in json.loads(path.read_text())["cells"]:
+                cells += cell.get("metadata", {}).get("papermill", {}).get("duration") or 0.0
+    yield Row("`make report`, quick, from nothing", "–", first, first, first, "s", 480, at_least=False)
+    yield Row("`make report` again", "–", second, second, second, "s", 45, at_least=False)
+    share = 100 * (second - cells) / first
+    yield Row("papermill, nbconvert and the PDF: share of `make report`", "–", share, share, share, "%", 10,
+              at_least=False, note="all that is not a cell's own time")  # fmt: skip
+
+
+ROWS = (dip_rows, share_rows, ddpm_call_row, hybrid_rows, growth_rows, import_row, old_processor_row, report_rows)
+
+
+def table(rows: list[Row]) -> str:
+    lines = []
+    for row in rows:
+        sign = "≥" if row.at_least else "≤"
+        verdict = "reached" if row.reached else "SHORT"
+        lines.append(
+            f"{verdict:8} {row.value:8.2f} [{row.low:.2f}, {row.high:.2f}] {row.unit}, to reach {sign} {row.target:g}"
+            f" | {row.claim} | against {row.against} | {row.note}"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures; within three minutes")
+    parser.add_argument("--only", metavar="ROWS", choices=[f.__name__ for f in ROWS], help="one kind of rows")
+    parser.add_argument("--output", type=Path, default=None, help="default: benchmarks/results.json; none with --only")
+    parser.add_argument("--plain", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.plain:
+        plain(arguments.plain)
+        return
+    output = arguments.output or (None if arguments.only else HERE / "results.json")
+    started = time.perf_counter()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["DIPDDPM_STORE"] = folder  # timings are taken, never read
+        for make in ROWS:
+            if arguments.only in (None, make.__name__):
+                fresh = list(make(arguments.quick))
+                print(table(fresh), flush=True)
+                rows += fresh
+    if output is not None:
+        record = {
+            "quick": arguments.quick,
+            "seconds": time.perf_counter() - started,
+            "machine": compute.machine(),
+            "versions": compute.versions(),
+            "rows": [{**asdict(row), "reached": row.reached} for row in rows],
+        }
+        output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""`benchmarks/`: the arithmetic of its rows, and that each kind of row runs. Times are never judged here."""
+
+# ruff: noqa: E402 (benchmarks/ is a folder of scripts, not a package: its path comes before its imports)
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dipddpm_lib import compute, dip, images, metrics, priors
+from dipddpm_lib.dip import DIPConfig
+from dipddpm_lib.experiment import Cell
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+import bench
+import reference
+import search
+
+
+def record(name: str) -> list[dict[str, Any]]:
+    """What benchmarks/NAME.json holds."""
+    return json.loads((BENCHMARKS / f"{name}.json").read_text())["fits"]
+
+
+def test_what_is_compared_runs_in_turn_after_a_warm_up() -> None:
+    order: list[str] = []
+    times = bench.in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert "".join(order) == "aabb" + "ab" * 3
+    assert {name: len(values) for name, values in times.items()} == {"a": 3, "b": 3}
+    assert all(value > 0 for values in times.values() for value in values)
+
+
+def test_ratios_are_taken_round_by_round() -> None:
+    """A slow moment that doubles one round of both leaves the ratio alone."""
+    assert bench.ratio([2.0, 4.0, 2.0], [1.0, 2.0, 1.0]) == (2.0, 2.0, 2.0)
+    assert bench.spread([1.0, 2.0, 3.0, 4.0, 5.0]) == (3.0, 2.0, 4.0)
+    assert bench.spread([7.0]) == (7.0, 7.0, 7.0)
+
+
+def test_a_row_falls_short_or_does_not() -> None:
+    row = bench.Row("a", "b", 3.9, 3.0, 5.0, "× faster", 4.0)
+    assert not row.reached
+    assert "SHORT" in bench.table([row])
+    assert bench.Row("a", "b", 4.0, 3.0, 5.0, "× faster", 4.0).reached
+    assert bench.Row("a", "b", 0.2, 0.1, 0.3, "s", 0.3, at_least=False).reached
+    assert not bench.Row("a", "b", 0.4, 0.1, 0.5, "s", 0.3, at_least=False).reached
+
+
+def test_the_operations_of_a_convolution_are_counted() -> None:
+    """2 · 9 · 128 · 128 a pixel, at 128² pixels."""
+    where = compute.default()
+    layer = where.place(torch.nn.Conv2d(8, 8, 3, padding=1, device="meta").to_empty(device="cpu"))
+    x = torch.zeros(1, 8, 16, 16, dtype=layer.weight.dtype)
+    assert bench.flops(lambda: layer(x)) == 2 * 9 * 8 * 8 * 16 * 16
+
+
+def test_a_yardstick_is_met_at_its_best_iteration() -> None:
+    class Stopped:
+        psnr, total_seconds = 25.5, 2.0
+
+    gain, faster = bench._against({"psnr": [10.0, 25.0, 24.0]}, 0.5, Stopped())  # type: ignore[arg-type]
+    assert gain == 0.5
+    assert faster == 2 * 0.5 / 2.0  # two iterations of half a second against two seconds
+
+
+@pytest.mark.parametrize("name", ["published", "snail", "Deep Decoder"])
+def test_the_yardsticks_are_in_float32_and_their_fits_are_on_record(name: str) -> None:
+    assert bench.YARDSTICKS[name].float32
+    assert {fit["image"] for fit in record("published") if fit["name"] == name} == set(reference.PICTURES)
+
+
+def test_the_record_of_the_yardsticks_is_what_the_library_computes() -> None:
+    """Threads and machines change bits, and a fit amplifies them: the first iterations agree to a hundredth of a dB."""
+    fit = next(fit for fit in record("published") if fit["name"] == "snail")
+    config = replace(bench.YARDSTICKS["snail"], iterations=12)
+    x_true = images.load(fit["image"], 128)
+    y = Cell(fit["image"], 128, fit["seed"], config, bench.TASK).measurement(x_true)
+    found = [metrics.psnr(f.x0_hat, x_true) for f in dip.reconstruct(y, config, compute.generator(fit["seed"], "dip"))]
+    assert found == pytest.approx(fit["psnr"][:12], abs=0.01)
+
+
+def test_the_search_draws_the_same_settings_again_and_none_that_is_scored() -> None:
+    assert search.settings(5, 10) == search.settings(8, 10)[:5]
+    assert not set(search.PHOTOGRAPHS) & set(priors.EVALUATION)
+    assert all(config.stop == "none" for config in search.settings(3, 10))
+    assert {fit["image"] for fit in record("search")} == set(search.PHOTOGRAPHS)
+    assert min(fit["seed"] for fit in record("search")) >= 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", ["share_rows", "ddpm_call_row", "growth_rows", "import_row", "old_processor_row"])
+def test_every_kind_of_row_runs(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "in_turn", lambda works, rounds, whole=bench.in_turn: whole(works, 2))
+    found = list(getattr(bench, rows)(True))
+    assert found
+    for row in found:
+        assert row.value > 0
+        assert row.low <= row.value <= row.high
+        assert row.claim
+        assert row.unit
+
+
+@pytest.mark.slow
+def test_the_fast_fit_is_measured_against_its_yardsticks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path))
+    monkeypatch.setattr(DIPConfig, "fast", classmethod(lambda cls: cls(filters=(8, 8), iterations=5)))
+    monkeypatch.setattr(bench, "in_turn", lambda works, rounds: {name: [1.0] for name in works})
+    rows = list(bench.dip_rows(True))
+    assert [row.unit for row in rows] == ["× faster", "dB"] * (len(rows) // 2)
+    assert all(row.value < 0 for row in rows if row.unit == "dB"), "five iterations of a toy are worse than anything"
