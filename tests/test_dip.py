@@ -116,7 +116,7 @@ def test_the_held_out_stop_keeps_the_last_fit_unless_it_collapsed(noisy: bool, p
         watch = dip._Watch(DIPConfig(held_out=0.1, patience=10), noisy)
         for index in range(400):
             error = 1 + slope * max(0, index - 50) + 0.1 * max(0, 50 - index)
-            fit = Fit(index, 0, torch.zeros(1), torch.zeros(1))
+            fit = Fit(index, 0, torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
             if watch.over(fit, error):
                 break
         assert index == 50 + patience
