@@ -76,6 +76,33 @@ def test_the_published_dip_network_has_the_published_number_of_parameters() -> N
     assert parameter_count(published()) == 2_217_831
 
 
+def test_the_published_dip_network_is_the_published_one_layer_by_layer() -> None:
+    """`skip.py` of the same repository: down, down, skip 1×1, norm of both, up 3×3, up 1×1 at each of five scales."""
+    network = published()
+    c_in = 32
+    for i in range(5):
+        down, skip, up = network.down[i], network.skip[i], network.up[i]
+        convolutions = [m for part in (down, skip, up) for m in part.modules() if isinstance(m, nn.Conv2d)]
+        found = [(m.in_channels, m.out_channels, *m.kernel_size, *m.stride) for m in convolutions]
+        assert found == [
+            (c_in, 128, 3, 3, 2, 2),
+            (128, 128, 3, 3, 1, 1),
+            (c_in, 4, 1, 1, 1, 1),
+            (132, 128, 3, 3, 1, 1),
+            (128, 128, 1, 1, 1, 1),
+        ]
+        assert all(m.padding_mode == "reflect" for m in convolutions)
+        assert all(m.bias is not None for m in convolutions)
+        norms = [m.num_features for part in (down, skip, up) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
+        assert norms == [128, 128, 4, 128, 128]
+        assert network.norm[i].num_features == 132
+        activations = [m for part in (down, skip, up) for m in part.modules() if isinstance(m, nn.LeakyReLU)]
+        assert {m.negative_slope for m in activations} == {0.2}
+        c_in = 128
+    assert network.upsampling == "bilinear"
+    assert (network.out.in_channels, network.out.out_channels, network.out.kernel_size) == (128, 3, (1, 1))
+
+
 def test_the_snail_has_the_published_number_of_parameters() -> None:
     """The same repository's settings for the picture of a snail."""
     network = build(

@@ -31,6 +31,7 @@ NAMES = (
     "07_restoration",
     "08_conclusion",
     "A1_reported_numbers",
+    "A2_speed",
 )
 
 
@@ -43,7 +44,7 @@ def _parameters(path: Path) -> str:
     return str(cell.source)
 
 
-def test_the_ten_notebooks_are_there() -> None:
+def test_the_ten_notebooks_and_the_bench_are_there() -> None:
     assert tuple(path.stem for path in NOTEBOOKS) == NAMES
 
 
