@@ -396,9 +396,8 @@ def table(rows: list[Row]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures; within three minutes")
-    parser.add_argument(
-        "--only", metavar="ROWS", choices=[f.__name__ for f in ROWS], help="one kind of rows, in place of the old ones"
-    )
+    kinds = [make.__name__ for make in ROWS]
+    parser.add_argument("--only", metavar="ROWS", choices=kinds, help="one kind of rows, in place of the old ones")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     parser.add_argument("--plain", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
