@@ -181,9 +181,9 @@ def _over_dip(e: Evidence) -> Finding:
     d = t.difference("DIP+DDPM", "DIP")
     r = e.number("restoration", "over_dip")
     tail = f"protocol A: {_db(d)} over its own fit; restoration: {r:+.2f} dB over DIP alone"
-    if _sign(d, "better", "worse", "level") == "better":
-        return "holds", tail
-    return ("holds under conditions" if r > TIE_DB else "does not hold"), tail
+    won = (_sign(d, "better", "worse", "level") == "better") + (r > TIE_DB)
+    verdicts: tuple[Verdict, ...] = ("does not hold", "holds under conditions", "holds")
+    return verdicts[won], tail
 
 
 def _reported_dip(e: Evidence) -> Finding:
