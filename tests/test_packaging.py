@@ -140,7 +140,7 @@ def test_environment_yml_agrees_with_pyproject() -> None:
 
 # Makefile and README --------------------------------------------------------------------------------------------------
 
-TARGETS = ("help", "report", "paper", "test", "test-fast", "lab", "check", "clean")
+TARGETS = ("help", "report", "paper", "test", "test-fast", "bench", "lab", "check", "clean")
 
 
 def make_variables(name: str) -> list[str]:
