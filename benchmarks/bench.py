@@ -40,7 +40,10 @@ YARDSTICKS = {"published": DIPConfig.published(), "snail": DIPConfig.snail(), "D
 
 @dataclass(frozen=True)
 class Row:
-    """One claim: what was measured, its quartiles, and what it should reach (`at_least`, or at most)."""
+    """One claim: what was measured, its quartiles, and what it should reach (`at_least`, or at most).
+
+    as_good: whether what is timed also got as far as what it is timed against; a faster way to less reaches nothing.
+    """
 
     claim: str
     against: str
@@ -51,10 +54,11 @@ class Row:
     target: float
     at_least: bool = True
     note: str = ""
+    as_good: bool = True
 
     @property
     def reached(self) -> bool:
-        return self.value >= self.target if self.at_least else self.value <= self.target
+        return self.as_good and (self.value >= self.target if self.at_least else self.value <= self.target)
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
@@ -134,6 +138,7 @@ def dip_rows(quick: bool) -> Iterator[Row]:
             "× faster",
             20.0 if name == "published" else 1.0,
             note=f"{reached} of {len(fits)} fits end at or above that best; {name}: {ms[name]:.0f} ms an iteration",
+            as_good=reached == len(fits),
         )
         yield Row(
             "DIP `fast`: PSNR where it stops",
@@ -251,6 +256,7 @@ def hybrid_rows(quick: bool) -> Iterator[Row]:
         "× faster",
         10.0,
         note=f"at or above that best in {reached} of {count}; the fit takes {fit:.1f} s, sampling {sampling:.1f} s",
+        as_good=reached == count,
     )
     yield Row(
         "DIP+DDPM, fit included, protocol B: time",
@@ -259,6 +265,7 @@ def hybrid_rows(quick: bool) -> Iterator[Row]:
         "× faster",
         39.0,
         note=f"higher PSNR and SSIM in {better} of {count}",
+        as_good=better == count,
     )
 
 

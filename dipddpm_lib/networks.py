@@ -81,8 +81,8 @@ class SkipNetwork(nn.Module):
     """Encoder–decoder with skip connections (Ulyanov et al. 2018, fig. 21 and supplementary).
 
     filters, skip: one number a scale, finest first. `lean` leaves one strided convolution a scale on the way down,
-    pads with zeros, uses SiLU, and drops the biases that the norms after them cancel; otherwise the network is the
-    published one, layer by layer.
+    pads with zeros, and drops the biases that the norms after them cancel; otherwise, with the defaults of `refine`
+    (kernel of each scale's second convolution on the way up) and `activation`, it is the published one, layer by layer.
     """
 
     def __init__(

@@ -166,7 +166,8 @@ def run_notebooks(
     """Run the planned notebooks one after the other; yields stem and seconds as each ends.
 
     Starting a kernel and importing the libraries take longer than a notebook whose results are all stored. So the next
-    kernel starts beside the running notebook; nothing else of it does, since timings need the machine to themselves.
+    kernel starts beside the running notebook. Its imports share the cores with that notebook's first few seconds, which
+    can lengthen a time measured there; nothing else runs side by side.
     """
     paths = [notebooks[stem] for stem in planned]
     with closing(_kernels(paths)) as kernels:
