@@ -55,6 +55,23 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom), mode="replicate")
 
 
+_TAPS = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32)
+# which of the 3×3 taps fall on one coarse pixel, for each of the 4×4: (3 · 3, 4 · 4)
+_GATHER = torch.einsum("ka,lb->abkl", _TAPS, _TAPS).reshape(9, 16)
+
+
+def upsampled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """conv2d(interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1); weight (c_out, c_in, 3, 3).
+
+    Done as one transposed convolution with 4×4 weights: four products a pixel in place of nine, and the large tensor
+    is never made (the identity behind sub-pixel convolution, Shi et al. 2016).
+    """
+    c_out, c_in = weight.shape[:2]
+    gather = _GATHER.to(device=weight.device, dtype=weight.dtype)
+    kernel = (weight.transpose(0, 1).reshape(-1, 9) @ gather).view(c_in, c_out, 4, 4)
+    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+
+
 def _norm(channels: int) -> nn.BatchNorm2d:
     # DIP never leaves training mode: one image is the batch, running statistics would only cost
     return nn.BatchNorm2d(channels, track_running_stats=False)
@@ -77,6 +94,37 @@ class _Block(nn.Sequential):
         super().__init__(convolution, _norm(c_out), activation)
 
 
+class _Up(nn.Module):
+    """One scale of the way up: x is upsampled, what was kept on the way down joins it, and both are convolved."""
+
+    def __init__(
+        self, c_kept: int, c_deep: int, c: int, refine: int, activation: nn.Module, upsampling: Upsampling, lean: bool
+    ):
+        super().__init__()
+        pad: Padding = "zeros" if lean else "reflect"
+        self.channels = (c_kept, c_deep)
+        self.upsampling = upsampling
+        # with nothing between them, upsampling and convolution are one operation
+        self.at_once = lean and upsampling == "nearest"
+        self.norm = nn.Identity() if lean else _norm(c_kept + c_deep)
+        self.first = _Block(c_kept + c_deep, c, 3, activation, 1, pad, not lean)
+        self.second = _Block(c, c, refine, activation, 1, pad, not lean)
+
+    def forward(self, x: Tensor, kept: Tensor | None) -> Tensor:
+        if self.at_once:
+            convolution, norm, activation = self.first
+            assert isinstance(convolution, nn.Conv2d)  # for the types
+            for_kept, for_deep = convolution.weight.split(self.channels, 1)
+            y = upsampled_convolution(x, for_deep)
+            if kept is not None:
+                y = y + F.conv2d(kept, for_kept, padding=1)
+            return self.second(activation(norm(y)))
+        align = False if self.upsampling == "bilinear" else None
+        x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=align)
+        x = x if kept is None else torch.cat([kept, x], 1)
+        return self.second(self.first(self.norm(x)))
+
+
 class SkipNetwork(nn.Module):
     """Encoder–decoder with skip connections (Ulyanov et al. 2018, fig. 21 and supplementary).
 
@@ -97,10 +145,9 @@ class SkipNetwork(nn.Module):
     ):
         super().__init__()
         self.scales = len(filters)
-        self.upsampling = upsampling
         act: nn.Module = nn.SiLU() if activation == "silu" else nn.LeakyReLU(0.2)
         pad: Padding = "zeros" if lean else "reflect"
-        self.down, self.skip, self.norm, self.up = (nn.ModuleList() for _ in range(4))
+        self.down, self.skip, self.up = (nn.ModuleList() for _ in range(3))
         c_in = in_channels
         for i, (c, c_skip) in enumerate(zip(filters, skip, strict=True)):
             deeper = filters[i + 1] if i + 1 < self.scales else c
@@ -109,9 +156,7 @@ class SkipNetwork(nn.Module):
                 block.append(_Block(c, c, 3, act, 1, pad))
             self.down.append(nn.Sequential(*block))
             self.skip.append(_Block(c_in, c_skip, 1, act, bias=not lean) if c_skip else nn.Identity())
-            self.norm.append(nn.Identity() if lean else _norm(c_skip + deeper))
-            first = _Block(c_skip + deeper, c, 3, act, 1, pad, not lean)
-            self.up.append(nn.Sequential(first, _Block(c, c, refine, act, 1, pad, not lean)))
+            self.up.append(_Up(c_skip, deeper, c, refine, act, upsampling, lean))
             c_in = c
         self.out = nn.Conv2d(filters[0], 3, 1)
 
@@ -124,11 +169,7 @@ class SkipNetwork(nn.Module):
             skips.append(None if isinstance(skip, nn.Identity) else skip(x))
             x = down(x)
         for i in reversed(range(self.scales)):
-            align = False if self.upsampling == "bilinear" else None
-            x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=align)
-            kept = skips[i]
-            x = x if kept is None else torch.cat([kept, x], 1)
-            x = self.up[i](self.norm[i](x))
+            x = self.up[i](x, skips[i])
         return 2 * torch.sigmoid(self.out(x)[..., :height, :width].float()) - 1
 
 
@@ -238,6 +279,13 @@ class _ResBlock(nn.Module):
         return self.residual(x) + h
 
 
+class _Expand(nn.Conv2d):
+    """Upsampling by nearest neighbours, then a 3×3 convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return upsampled_convolution(x, self.weight, self.bias)
+
+
 class DenoisingUNet(nn.Module):
     """v_θ(x_t, σ): U-Net conditioned on the noise level, zero-initialised output (Ho et al. 2020; Salimans, Ho 2022).
 
@@ -256,7 +304,7 @@ class DenoisingUNet(nn.Module):
             self.encode.append(_ResBlock(c, c, c_emb))
             if i + 1 < len(channels):
                 self.reduce.append(nn.Conv2d(c, channels[i + 1], 3, stride=2, padding=1))
-                self.expand.append(nn.Conv2d(channels[i + 1], c, 3, padding=1))
+                self.expand.append(_Expand(channels[i + 1], c, 3, padding=1))
             self.decode.append(_ResBlock(2 * c, c, c_emb))
         self.middle = _ResBlock(channels[-1], channels[-1], c_emb)
         self.head = nn.Sequential(_GroupNorm(channels[0]), nn.SiLU(), nn.Conv2d(channels[0], 3, 3, padding=1))
@@ -285,7 +333,7 @@ class DenoisingUNet(nn.Module):
         for i in reversed(range(len(self.encode))):
             h = self.decode[i](torch.cat([h, skips[i]], 1), emb)
             if i > 0:
-                h = self.expand[i - 1](F.interpolate(h, scale_factor=2, mode="nearest"))
+                h = self.expand[i - 1](h)
         return self.head(h)[..., :height, :width].float()
 
     def forward(self, x_t: Image, sigma: float | Tensor) -> Image:

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
@@ -94,13 +96,51 @@ def test_the_published_dip_network_is_the_published_one_layer_by_layer() -> None
         assert all(m.padding_mode == "reflect" for m in convolutions if m.kernel_size == (3, 3))
         assert all(m.bias is not None for m in convolutions)
         norms = [m.num_features for part in (down, skip, up) for m in part.modules() if isinstance(m, nn.BatchNorm2d)]
-        assert norms == [128, 128, 4, 128, 128]
-        assert network.norm[i].num_features == 132
+        assert norms == [128, 128, 4, 132, 128, 128]
+        assert up.norm.num_features == 132
+        assert up.upsampling == "bilinear"
         activations = [m for part in (down, skip, up) for m in part.modules() if isinstance(m, nn.LeakyReLU)]
         assert {m.negative_slope for m in activations} == {0.2}
         c_in = 128
-    assert network.upsampling == "bilinear"
     assert (network.out.in_channels, network.out.out_channels, network.out.kernel_size) == (128, 3, (1, 1))
+
+
+@given(
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    bias=st.booleans(),
+)
+def test_upsampling_and_convolving_at_once_is_the_same(
+    size: tuple[int, int], channels: tuple[int, int], bias: bool
+) -> None:
+    """In float64, up to rounding: sums of at most 9 · 3 products of numbers of order 1."""
+    draw = generator()
+    x, weight, b = (
+        torch.randn(shape, generator=draw, dtype=torch.float64)
+        for shape in ((2, channels[0], *size), (channels[1], channels[0], 3, 3), (channels[1],))
+    )
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, b if bias else None, padding=1)
+    found = networks.upsampled_convolution(x, weight, b if bias else None)
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
+
+
+def test_the_lean_way_up_is_upsampling_joining_and_convolving() -> None:
+    """Both ways through the same weights, gradients included."""
+    act = nn.SiLU()
+    shape = {"c_kept": 2, "c_deep": 3, "c": 4, "refine": 1}
+    up = build(networks._Up, generator(), **shape, activation=act, upsampling="nearest", lean=True)
+    up, draw = up.double(), generator()
+    x, kept = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((1, 3, 5, 4), (1, 2, 10, 8)))
+    outputs, gradients = [], []
+    for at_once in (True, False):
+        up.at_once = at_once
+        y = up(x, kept)
+        up.zero_grad()
+        y.square().sum().backward()
+        outputs.append(y.detach())
+        gradients.append(up.first[0].weight.grad.clone())
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-10)
+    torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
 
 
 def test_the_snail_has_the_published_number_of_parameters() -> None:
