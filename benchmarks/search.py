@@ -2,7 +2,7 @@
 
     python benchmarks/search.py --fits 300
 
-Every fit is a stored result: a search that was stopped goes on where it was. The photographs are ones that the bundled
+A search that was stopped goes on after the last setting on record. The photographs are ones that the bundled
 priors train on, the seeds start at 100: nothing that the report scores takes part.
 """
 
@@ -13,11 +13,13 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dipddpm_lib import compute, experiment
 from dipddpm_lib.dip import DIPConfig
+from dipddpm_lib.types import require
 
 HERE = Path(__file__).resolve().parent
 PHOTOGRAPHS = ("grace_hopper", "motorcycle_left", "ihc")
@@ -66,18 +68,48 @@ NARROW: dict[str, tuple[object, ...]] = {
     "ema": (0.98, 0.985, 0.99),
     "growing": (False,),
 }
-BROAD_COUNT = 12
+
+# and what several light networks give for the price of one heavy one
+LIGHT: dict[str, tuple[object, ...]] = {
+    "filters": (
+        (16, 32, 64, 96),
+        (16, 32, 64, 64),
+        (16, 16, 32, 64),
+        (16, 16, 32, 32),
+        (8, 16, 32, 64),
+        (16, 16, 32, 64, 64),
+        (16, 16, 64),
+    ),
+    "skip": (4, 8),
+    "in_channels": (8, 16, 32),
+    "refine": (1, 1, 1, 3),
+    "activation": ("silu", "silu", "leaky_relu"),
+    "lr": (0.005, 0.007, 0.01),
+    "lr_end": (1.0,),
+    "jitter": (0.01, 0.02, 0.02, 1 / 30),
+    "ema": (0.98, 0.99),
+    "growing": (False,),
+    "lift": (0, 1, 1, 2),
+    "runs": (1, 2, 4, 4),
+}
+# up to which setting each stage goes, and what it did not vary yet
+STAGES: tuple[tuple[int, dict[str, int], dict[str, tuple[object, ...]]], ...] = (
+    (12, {"lift": 0, "runs": 1}, BROAD),
+    (43, {"lift": 0, "runs": 1}, NARROW),
+    (100, {}, LIGHT),
+)
 
 
 def settings(count: int, iterations: int) -> list[DIPConfig]:
-    """`count` random settings, the first ones broad; a longer list begins with the shorter one."""
+    """`count` random settings, stage by stage; a longer list begins with the shorter one."""
     draw = compute.generator(100, "search")
     plain = DIPConfig(iterations=iterations, stop="none", held_out=0.0)
-    out = []
-    for index in range(count):
-        choices = BROAD if index < BROAD_COUNT else NARROW
-        picks = {name: v[int(torch.randint(len(v), (), generator=draw))] for name, v in choices.items()}
-        out.append(replace(plain, **picks))  # type: ignore[arg-type]
+    out: list[DIPConfig] = []
+    for end, fixed, choices in STAGES:
+        for _ in range(len(out), min(end, count)):
+            picks = {name: v[int(torch.randint(len(v), (), generator=draw))] for name, v in choices.items()}
+            out.append(replace(plain, **fixed, **picks))  # type: ignore[arg-type]
+    require(len(out) == count, f"--fits: expected at most {STAGES[-1][0] * len(PHOTOGRAPHS)}, got more")
     return out
 
 
@@ -87,23 +119,28 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=450)
     parser.add_argument("--output", type=Path, default=HERE / "search.json")
     arguments = parser.parse_args()
-    rows = []
-    for index, config in enumerate(settings(-(-arguments.fits // len(PHOTOGRAPHS)), arguments.iterations)):
+    record: dict[str, Any] = {"size": SIZE, "iterations": arguments.iterations, "fits": []}
+    if arguments.output.exists():
+        record = json.loads(arguments.output.read_text())
+    done = {(fit["image"], fit["seed"]) for fit in record["fits"]}
+    for index, config in enumerate(settings(-(-arguments.fits // len(PHOTOGRAPHS)), record["iterations"])):
         for photograph in PHOTOGRAPHS:
+            if (photograph, 100 + index) in done:
+                continue
             result = experiment.run(experiment.Cell(photograph, SIZE, 100 + index, config, "denoise_25"))
-            rows.append(
+            record["fits"].append(
                 {
                     "image": photograph,
                     "seed": 100 + index,
-                    **{name: asdict(config)[name] for name in BROAD},
+                    **{name: asdict(config)[name] for name in LIGHT},
                     "parameters": result.extra["parameters"],
-                    "ms": 1e3 * result.seconds["fit"] / arguments.iterations,
+                    "ms": 1e3 * result.seconds["fit"] / record["iterations"],
                     "trace": [[i, round(psnr, 3)] for i, _, psnr, _ in result.trace],
                 }
             )
-        record = {"size": SIZE, "iterations": arguments.iterations, "machine": compute.machine(), "fits": rows}
+        record["machine"] = compute.machine()
         arguments.output.write_text(json.dumps(record))
-        print(f"{len(rows)} fits", file=sys.stderr, flush=True)
+        print(f"{len(record['fits'])} fits", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,8 @@ class _Up(nn.Module):
         self.second = _Block(c, c, refine, activation, 1, pad, not lean)
 
     def forward(self, x: Tensor, kept: Tensor | None) -> Tensor:
-        if self.at_once:
+        # on fewer pixels the kernel costs more to make than it saves
+        if self.at_once and x.shape[-2] * x.shape[-1] >= 256:
             convolution, norm, activation = self.first
             assert isinstance(convolution, nn.Conv2d)  # for the types
             for_kept, for_deep = convolution.weight.split(self.channels, 1)
@@ -131,6 +132,7 @@ class SkipNetwork(nn.Module):
     filters, skip: one number a scale, finest first. `lean` leaves one strided convolution a scale on the way down,
     pads with zeros, and drops the biases that the norms after them cancel; otherwise, with the defaults of `refine`
     (kernel of each scale's second convolution on the way up) and `activation`, it is the published one, layer by layer.
+    lift: how many of the finest scales have only a way up; z then comes at 2^-lift of the output's size.
     """
 
     def __init__(
@@ -142,15 +144,19 @@ class SkipNetwork(nn.Module):
         lean: bool,
         refine: Literal[1, 3] = 1,
         activation: Literal["silu", "leaky_relu"] = "leaky_relu",
+        lift: int = 0,
     ):
         super().__init__()
-        self.scales = len(filters)
+        self.scales, self.lift = len(filters), lift
         act: nn.Module = nn.SiLU() if activation == "silu" else nn.LeakyReLU(0.2)
         pad: Padding = "zeros" if lean else "reflect"
         self.down, self.skip, self.up = (nn.ModuleList() for _ in range(3))
         c_in = in_channels
         for i, (c, c_skip) in enumerate(zip(filters, skip, strict=True)):
             deeper = filters[i + 1] if i + 1 < self.scales else c
+            if i < lift:
+                self.up.append(_Up(0, deeper, c, refine, act, upsampling, lean))
+                continue
             block = [_Block(c_in, c, 3, act, 2, pad, not lean)]
             if not lean:
                 block.append(_Block(c, c, 3, act, 1, pad))
@@ -160,11 +166,12 @@ class SkipNetwork(nn.Module):
             c_in = c
         self.out = nn.Conv2d(filters[0], 3, 1)
 
-    def forward(self, z: Float[Tensor, "b c h w"]) -> Image:
-        height, width = z.shape[-2:]
+    def forward(self, z: Float[Tensor, "b c h_z w_z"]) -> Image:
+        height, width = (side * 2**self.lift for side in z.shape[-2:])
         # reflection needs two pixels at the coarsest scale
-        x = _padded(z, 2**self.scales * (1 if min(height, width) > 2**self.scales else 2)).to(self.out.weight.dtype)
-        skips: list[Tensor | None] = []
+        multiple = 2 ** (self.scales - self.lift)
+        x = _padded(z, multiple * (1 if min(z.shape[-2:]) > multiple else 2)).to(self.out.weight.dtype)
+        skips: list[Tensor | None] = [None] * self.lift
         for down, skip in zip(self.down, self.skip, strict=True):
             skips.append(None if isinstance(skip, nn.Identity) else skip(x))
             x = down(x)

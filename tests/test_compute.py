@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -257,3 +259,31 @@ def test_peak_memory_falls_back_to_the_high_water_mark(monkeypatch: pytest.Monke
         x = touched(8)
         del x
     assert peak.bytes >= 0
+
+
+def test_works_run_side_by_side_share_the_threads_and_keep_their_order(decide: Callable[..., compute.Compute]) -> None:
+    where = decide(DIPDDPM_DEVICE="cpu")
+    barrier = threading.Barrier(min(2, where.threads), timeout=20)
+
+    def work(value: int) -> tuple[int, int]:
+        barrier.wait()  # passes only where the works run at once
+        return value, torch.get_num_threads()
+
+    with compute.side_by_side(2) as at_once:
+        found = at_once([partial(work, 1), partial(work, 2)])
+    assert found == [(value, max(1, where.threads // 2)) for value in (1, 2)]
+    assert torch.get_num_threads() == where.threads
+
+
+def test_a_work_that_fails_is_heard_and_with_one_thread_works_run_in_turn(
+    decide: Callable[..., compute.Compute],
+) -> None:
+    for threads in ("1", ""):
+        decide(DIPDDPM_DEVICE="cpu", DIPDDPM_THREADS=threads)
+        with pytest.raises(ZeroDivisionError), compute.side_by_side(2) as at_once:
+            at_once([lambda: 1, lambda: 1 // 0])
+    order: list[str] = []
+    decide(DIPDDPM_DEVICE="cpu", DIPDDPM_THREADS="1")
+    with compute.side_by_side(3) as at_once:
+        at_once([partial(order.append, name) for name in "abc"])
+    assert order == ["a", "b", "c"]

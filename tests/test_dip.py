@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -13,7 +14,7 @@ from dipddpm_lib import compute, dip, images, metrics, operators
 from dipddpm_lib.dip import DIPConfig, Fit
 from dipddpm_lib.types import InputError, Measurement
 
-TINY = DIPConfig(filters=(8, 8), skip=4, in_channels=4, iterations=30, stop="none", held_out=0.0)
+TINY = DIPConfig(filters=(8, 8), skip=4, in_channels=4, iterations=30, stop="none", held_out=0.0, runs=1)
 
 
 def _clean(size: int | tuple[int, int] = 32) -> Measurement:
@@ -135,10 +136,36 @@ def test_the_moving_variance_is_the_papers() -> None:
     assert measured == pytest.approx(expected, rel=1e-4)
 
 
+def test_runs_are_fits_of_their_own_and_the_estimate_is_their_mean() -> None:
+    """The same generators by hand: the first run draws from the caller's, the second from one seeded by it."""
+    config = replace(TINY, runs=2, iterations=4)
+    both = _fits(_clean(), config)[-1]
+    draw = compute.generator(0, "dip")
+    second = torch.Generator().manual_seed(int(torch.randint(2**48, (1,), generator=draw)))
+    alone = [list(dip.reconstruct(_clean(), replace(config, runs=1), g))[-1] for g in (draw, second)]
+    torch.testing.assert_close(both.x0_hat, torch.stack([f.x0_hat for f in alone]).mean(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(both.x_t, torch.stack([f.x_t for f in alone]).mean(0), rtol=0, atol=1e-6)
+    assert not torch.equal(alone[0].x0_hat, alone[1].x0_hat)
+
+
+def test_a_fit_that_is_abandoned_leaves_no_thread_behind() -> None:
+    before = threading.active_count()
+    fits = dip.reconstruct(_clean(), replace(TINY, runs=2), compute.generator(0, "dip"))
+    next(fits)
+    fits.close()
+    assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("lift", [0, 1, 2])
+def test_any_size_comes_out_of_any_lift(lift: int) -> None:
+    y = _clean((37, 50))
+    assert _fits(y, replace(TINY, filters=(8, 8, 8), lift=lift, iterations=2))[-1].x0_hat.shape == y.y.shape
+
+
 def test_held_out_entries_do_not_reach_the_fit() -> None:
     """Spoil one held-out pixel: the fit does not change by a bit."""
     _, y = _noisy(0.1)
-    config = replace(TINY, iterations=4, stop="held_out", held_out=0.2)
+    config = replace(TINY, iterations=4, stop="held_out", held_out=0.2)  # with one run, which draws no seeds first
     # the mask is drawn after the network and its input, as reconstruct does
     draw = compute.generator(0, "dip")
     dip._network(config, (32, 32), draw)
@@ -213,6 +240,9 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
         ({"iterations": 0}, "iterations: expected 1"),
         ({"filters": ()}, "filters: expected"),
         ({"filters": (8, 0)}, "filters: expected"),
+        ({"runs": 0}, "runs: expected 1"),
+        ({"lift": 2}, "lift: expected 0 … 1"),
+        ({"lift": -1}, "lift: expected 0 … 1"),
         ({"lr": 0.0}, "lr: expected"),
         ({"lr": float("nan")}, "lr: expected"),
         ({"ema": 1.0}, "ema: expected"),

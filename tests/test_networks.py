@@ -130,7 +130,7 @@ def test_the_lean_way_up_is_upsampling_joining_and_convolving() -> None:
     shape = {"c_kept": 2, "c_deep": 3, "c": 4, "refine": 1}
     up = build(networks._Up, generator(), **shape, activation=act, upsampling="nearest", lean=True)
     up, draw = up.double(), generator()
-    x, kept = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((1, 3, 5, 4), (1, 2, 10, 8)))
+    x, kept = (torch.randn(shape, generator=draw, dtype=torch.float64) for shape in ((1, 3, 17, 16), (1, 2, 34, 32)))
     outputs, gradients = [], []
     for at_once in (True, False):
         up.at_once = at_once
