@@ -11,6 +11,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ from dipddpm_lib.types import Measurement, Result
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+RUN = HERE / "run"  # the store and the pages of `report_rows`
 TASK = "denoise_25"
 YARDSTICKS = {"published": DIPConfig.published(), "snail": DIPConfig.snail(), "Deep Decoder": DIPConfig.deep_decoder()}
 
@@ -161,6 +164,70 @@ def _against(fit: dict[str, Any], second: float, result: Result) -> tuple[float,
 # ---- shares of the machine's rate
 
 
+BEFORE = replace(DIPConfig.fast(), filters=(24, 48, 96, 128), in_channels=32, lift=0, jitter=1 / 30, runs=1)
+
+
+def step_rows(quick: bool) -> Iterator[Row]:
+    """What each step towards speed brings by itself: an iteration without it against one with it."""
+    fast, rounds = DIPConfig.fast(), 5 if quick else 15
+    one, y = replace(fast, runs=1), Cell("coffee", 128, 0, fast, TASK).measurement(images.load("coffee", 128))
+
+    def stepwise(config: DIPConfig) -> Callable[[], object]:
+        run = dip._Run(config, y.image_size, compute.default(), compute.generator(0, "dip"))
+        for module in run.network.modules():
+            if isinstance(module, networks._Up):
+                module.at_once = False
+        return lambda: run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
+
+    def kept(keep: bool, work: Callable[[], object]) -> Callable[[], object]:
+        def five() -> None:
+            compute.keep_freed_memory(keep)
+            for _ in range(5):
+                work()
+
+        return five
+
+    alone = iterations(one, 128)
+    pairs = {
+        "four networks side by side, a core each": (lambda: [alone() for _ in range(fast.runs)], iterations(fast, 128)),
+        "upsampling and convolving at once (24 to 128 wide)": (stepwise(BEFORE), iterations(BEFORE, 128)),
+        "upsampling and convolving at once (16 to 64 wide)": (stepwise(one), iterations(one, 128)),
+        "16 to 64 wide and z at half the size, in place of 24 to 128 wide": (iterations(BEFORE, 128), alone),
+        "freed memory kept": (kept(False, iterations(one, 128)), kept(True, iterations(one, 128))),
+    }
+    for name, (without, with_it) in pairs.items():
+        times = in_turn({"without": without, "with": with_it}, rounds)
+        yield Row(f"DIP iteration, 128²: {name}", "the same without", *ratio(times["without"], times["with"]),
+                  "× faster", 1.0)  # fmt: skip
+    compute.keep_freed_memory()
+
+
+KINDS = {
+    "convolutions": ("conv", "addmm", "aten::mm"),
+    "jitter": ("normal_",),
+    "norms": ("norm",),
+    "activations": ("silu", "leaky_relu", "sigmoid"),
+    "padding and interpolation": ("pad", "upsample"),
+    "optimiser": ("Optimizer", "adam", "_foreach"),
+    "copies, casts, sums": ("copy_", "cat", "add", "mul", "sub", "fill_", "zero_", "clone"),
+}
+
+
+def profile(config: DIPConfig, rounds: int = 10) -> dict[str, float]:
+    """Milliseconds of an iteration by kind of work, of one network; an operation counts for the first kind it fits."""
+    work = iterations(replace(config, runs=1), 128)
+    for _ in range(5):
+        work()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(rounds):
+            work()
+    out = dict.fromkeys((*KINDS, "rest"), 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for kind, parts in KINDS.items() if any(part in event.key for part in parts)), "rest")
+        out[kind] += event.self_cpu_time_total / 1e3 / rounds
+    return out
+
+
 @cache
 def limit() -> float:
     """FLOP/s of a 3×3 convolution 128 → 128 at 128², forward, in the machine's best precision."""
@@ -193,15 +260,19 @@ def share_rows(quick: bool) -> Iterator[Row]:
         "DDPM call, bundled, 128²": denoiser_call(priors.load_fold(1), 128, where),
     }
     times = in_turn(works, 5 if quick else 15)
-    for name, work in works.items():
-        shares = [100 * flops(work) / t / limit() for t in times[name]]
+    # the counter sees its own thread alone, and `fast` runs its networks in several
+    fast = DIPConfig.fast()
+    operations = {name: flops(work) for name, work in works.items() if "`fast`" not in name}
+    operations["DIP iteration, 128², `fast`"] = fast.runs * flops(iterations(replace(fast, runs=1), 128))
+    for name in works:
+        shares = [100 * operations[name] / t / limit() for t in times[name]]
         yield Row(
             f"{name}: share of the rate of a convolution 128 → 128",
             f"{limit() / 1e9:.0f} GFLOP/s in {where.dtype}",
             *spread(shares),
             "%",
             30.0,
-            note=f"{1e3 * median(times[name]):.1f} ms, {flops(work) / 1e9:.1f} GFLOP",
+            note=f"{1e3 * median(times[name]):.1f} ms, {operations[name] / 1e9:.1f} GFLOP",
         )
 
 
@@ -228,45 +299,63 @@ def ddpm_call_row(quick: bool) -> Iterator[Row]:
 
 
 def hybrid_rows(quick: bool) -> Iterator[Row]:
-    """End to end, the fit included. Protocol B: bundled prior, y only."""
+    """End to end, the fit included. Protocol B: bundled prior, y only. Protocol A: y is the target, single prior."""
     tasks = ("compressive_10",) if quick else ("denoise_50", "inpaint_50", "super_x4", "compressive_10")
     pictures = ("coffee",) if quick else ("astronaut", "chelsea")
-    against_dip, against_ddpm, reached, better = [], [], 0, 0
-    stages: list[tuple[float, float]] = []
-    long = replace(DIPConfig.fast(1000), stop="none", held_out=0.0)
-    for task in tasks:
-        for picture in pictures:
-            hybrid = experiment.run(Cell(picture, 128, 0, HybridConfig(), task))
-            alone = experiment.run(Cell(picture, 128, 0, replace(long, iterations=300 if quick else 1000), task))
-            stages.append((hybrid.seconds["fit"], hybrid.seconds["sample"]))
-            _, when, best, _ = max(alone.trace, key=lambda row: row[2])
-            against_dip.append(when / hybrid.total_seconds)
-            reached += hybrid.psnr >= best
-            steps = 50 if quick else 1000
-            ancestral = experiment.run(Cell(picture, 128, 0, SampleConfig(steps=steps, eta=1.0), task))
-            # a thousand steps cost twenty times fifty
-            against_ddpm.append(ancestral.total_seconds * 1000 / steps / hybrid.total_seconds)
-            better += hybrid.psnr > ancestral.psnr and hybrid.ssim > ancestral.ssim
-    count = len(against_dip)
-    fit, sampling = (mean(stage) for stage in zip(*stages, strict=True))
-    yield Row(
+    restoration = [Cell(picture, 128, 0, HybridConfig.quick(), task) for task in tasks for picture in pictures]
+    yield _against_dip([replace(cell, config=HybridConfig()) for cell in restoration], 300 if quick else 1000)
+    yield _against_ddpm(restoration, "B", 50 if quick else 1000)
+    known = replace(HybridConfig.quick(), consistency=False, rho=1.0)
+    training = TrainConfig(steps=40 if quick else 400)
+    memory = [Cell(picture, 128, 0, known, prior="single", training=training) for picture in pictures]
+    yield _against_ddpm(memory, "A", 50 if quick else 1000)
+
+
+def _against_dip(cells: list[Cell], iterations: int) -> Row:
+    """How much sooner the hybrid is done than DIP is at its best."""
+    ratios, hybrids, reached = [], [], 0
+    alone_config = replace(DIPConfig.fast(iterations), stop="none", held_out=0.0)
+    for cell in cells:
+        hybrid, alone = experiment.run(cell), experiment.run(replace(cell, config=alone_config))
+        _, when, best, _ = max(alone.trace, key=lambda row: row[2])
+        ratios.append(when / hybrid.total_seconds)
+        hybrids.append(hybrid)
+        reached += hybrid.psnr >= best
+    return Row(
         "DIP+DDPM, fit included, protocol B: time",
         "DIP `fast` up to its best iteration, chosen with the target",
-        *spread(against_dip),
+        *spread(ratios),
         "× faster",
         10.0,
-        note=f"at or above that best in {reached} of {count}; the fit takes {fit:.1f} s, sampling {sampling:.1f} s",
-        as_good=reached == count,
+        note=f"at or above that best in {reached} of {len(cells)}; {_stages(hybrids)}",
+        as_good=reached == len(cells),
     )
-    yield Row(
-        "DIP+DDPM, fit included, protocol B: time",
-        "DDPM, 1000 ancestral steps" + (", time from 50 of them" if quick else ""),
-        *spread(against_ddpm),
+
+
+def _against_ddpm(cells: list[Cell], protocol: str, steps: int) -> Row:
+    """How much sooner the quick hybrid is done than DDPM with 1000 ancestral steps; `steps` of them are run."""
+    ratios, hybrids, better = [], [], 0
+    for cell in cells:
+        hybrid = experiment.run(cell)
+        ancestral = experiment.run(replace(cell, config=SampleConfig(steps=steps, eta=1.0)))
+        ratios.append(ancestral.total_seconds * 1000 / steps / hybrid.total_seconds)  # as long as so many of them
+        hybrids.append(hybrid)
+        better += hybrid.psnr > ancestral.psnr and hybrid.ssim > ancestral.ssim
+    training = " (training, the same for both, left out)" if protocol == "A" else ""
+    return Row(
+        f"DIP+DDPM, quick, fit included, protocol {protocol}: time{training}",
+        "DDPM, 1000 ancestral steps" + (f", time from {steps} of them" if steps < 1000 else ""),
+        *spread(ratios),
         "× faster",
         39.0,
-        note=f"higher PSNR and SSIM in {better} of {count}",
-        as_good=better == count,
+        note=f"higher PSNR and SSIM in {better} of {len(cells)}; {_stages(hybrids)}",
+        as_good=better == len(cells),
     )
+
+
+def _stages(results: list[Result]) -> str:
+    fit, sampling = (mean(result.seconds[stage] for result in results) for stage in ("fit", "sample"))
+    return f"the fit takes {fit:.1f} s, sampling {sampling:.1f} s"
 
 
 # ---- growth, start-up, the report
@@ -349,19 +438,19 @@ def plain(rounds: int) -> None:
 
 
 def _written_plainly(config: DIPConfig, y: Measurement) -> Callable[[], object]:
-    """The same fit as anybody would write it down: float32, PyTorch's own layout and optimiser."""
+    """The same fit as anybody would write it down: float32, PyTorch's own layout and optimiser, one run at a time."""
     draw = compute.generator(0, "dip")
-    network, z = dip._network(config, y.image_size, draw)
-    optimiser = torch.optim.Adam(network.parameters(), config.lr)
-    average = torch.zeros_like(y.y)
+    networks, inputs = zip(*(dip._network(config, y.image_size, draw) for _ in range(config.runs)), strict=True)
+    optimisers = [torch.optim.Adam(network.parameters(), config.lr) for network in networks]
+    averages = [torch.zeros_like(y.y) for _ in networks]
 
     def iteration() -> None:
-        nonlocal average
-        optimiser.zero_grad()
-        output = network(z + config.jitter * torch.randn(z.shape, generator=draw))
-        torch.nn.functional.mse_loss(output, y.y).backward()
-        optimiser.step()
-        average = config.ema * average + (1 - config.ema) * output.detach()
+        for run, (network, z, optimiser) in enumerate(zip(networks, inputs, optimisers, strict=True)):
+            optimiser.zero_grad()
+            output = network(z + config.jitter * torch.randn(z.shape, generator=draw))
+            torch.nn.functional.mse_loss(output, y.y).backward()
+            optimiser.step()
+            averages[run] = config.ema * averages[run] + (1 - config.ema) * output.detach()
 
     return iteration
 
@@ -370,14 +459,16 @@ def report_rows(quick: bool) -> Iterator[Row]:
     """`make report`, quick, from nothing and again; and what of it is neither a cell's work nor the page's."""
     if quick:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        again = {"DIPDDPM_STORE": f"{folder}/store"}
-        build = (str(ROOT / "report" / "build.py"), "--preset", "quick", "--output", f"{folder}/report")
-        first, second = (seconds(lambda: _python(*build, **again)) for _ in range(2))
-        cells = 0.0
-        for path in Path(folder, "report", "executed").glob("*.ipynb"):
-            for cell in json.loads(path.read_text())["cells"]:
-                cells += cell.get("metadata", {}).get("papermill", {}).get("duration") or 0.0
+    shutil.rmtree(RUN, ignore_errors=True)
+    build = (str(ROOT / "report" / "build.py"), "--preset", "quick", "--output", str(RUN / "report"))
+    first, second = (seconds(lambda: _python(*build, DIPDDPM_STORE=str(RUN / "store"))) for _ in range(2))
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    cells = 0.0
+    for path in (RUN / "report" / "executed").glob("*.ipynb"):
+        for cell in json.loads(path.read_text())["cells"]:
+            cells += cell.get("metadata", {}).get("papermill", {}).get("duration") or 0.0
+    yield Row("`make report`, quick: peak memory of the largest process", "–", memory, memory, memory, "GiB", 2.5,
+              at_least=False)  # fmt: skip
     yield Row("`make report`, quick, from nothing", "–", first, first, first, "s", 480, at_least=False)
     yield Row("`make report` again", "–", second, second, second, "s", 45, at_least=False)
     share = 100 * (second - cells) / first
@@ -385,7 +476,17 @@ def report_rows(quick: bool) -> Iterator[Row]:
               at_least=False, note="all that is not a cell's own time")  # fmt: skip
 
 
-ROWS = (dip_rows, share_rows, ddpm_call_row, hybrid_rows, growth_rows, import_row, old_processor_row, report_rows)
+ROWS = (
+    dip_rows,
+    step_rows,
+    share_rows,
+    ddpm_call_row,
+    hybrid_rows,
+    growth_rows,
+    import_row,
+    old_processor_row,
+    report_rows,
+)
 
 
 def table(rows: list[Row]) -> str:
@@ -425,6 +526,14 @@ def main() -> None:
         "quick": arguments.quick,
         "machine": compute.machine(),
         "versions": compute.versions(),
+        "profile": {
+            name: profile(config)
+            for name, config in {
+                "published": DIPConfig.published(),
+                "24 to 128 wide": BEFORE,
+                "fast": DIPConfig.fast(),
+            }.items()
+        },
         "rows": sorted(rows, key=lambda row: kinds.index(row["kind"])),
     }
     arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -98,18 +98,18 @@ def available_cores() -> int:
         return os.cpu_count() or 1
 
 
-def _keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next tensor; elsewhere nothing happens.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Let glibc keep large freed blocks for the next tensor, or not; with another C library nothing happens.
 
     By default it hands them back to the kernel, and touching every page of them anew takes a fifth of a DIP iteration.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):  # another C library, or Windows
+    except (OSError, AttributeError, TypeError):
         return
-    mallopt(mmap_threshold, 2**30)
-    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_threshold, 2**30 if keep else 2**17)  # glibc's own threshold is 2^17
+    mallopt(trim_threshold, 2**31 - 1 if keep else 2**17)
 
 
 @functools.cache
@@ -135,7 +135,7 @@ def default() -> Compute:
     require(asked.isdecimal() and int(asked) > 0, f"{variable}: expected a whole number above 0, got {asked!r}")
     threads = min(int(asked), available_cores())
     torch.set_num_threads(threads)
-    _keep_freed_memory()
+    keep_freed_memory()
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if not dtype:

@@ -141,6 +141,7 @@ class DIPConfig:
             lr=0.01,
             iterations=iterations,
             jitter=0.0,
+            ema=0.99,
             stop="none",
             held_out=0.0,
             runs=1,

@@ -35,6 +35,12 @@ class HybridConfig:
     rho: float = 2.0
     consistency: bool = True
 
+    @classmethod
+    def quick(cls) -> HybridConfig:
+        """Half the networks and a short fit to its end, fewer steps: two seconds at 128² on two cores."""
+        fit = replace(DIPConfig.fast(iterations=80), runs=2)
+        return cls(dip=fit, sample=SampleConfig(steps=8))
+
     def __post_init__(self) -> None:
         require(self.kind in ("calibrated", "renoise"), f"kind: expected calibrated or renoise, got {self.kind!r}")
         require(self.rho > 0, f"rho: expected a factor above 0, got {self.rho}")
