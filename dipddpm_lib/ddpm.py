@@ -156,6 +156,7 @@ class SampleConfig:
     solver:  "ddim": x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z with σ from eta (Song et al. 2021, eq. 12 and 16):
              eta = 1 over all T steps is DDPM's ancestral sampler, eta = 0 is DDIM;
              "dpmpp_2m": DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), deterministic
+    zeta:    σ² = zeta (1 − ᾱ_s) in place of eta's: at 1 all noise is drawn anew at every step (DiffPIR, eq. 14)
     clip:    keep x̂_0 in [−1, 1]
     lam:     weight λ of the prior in data consistency: ρ = λσ_y²/σ_t² (DiffPIR, Zhu et al. 2023, eq. 13)
     """
@@ -164,15 +165,19 @@ class SampleConfig:
     spacing: SpacingKind = "uniform"
     solver: Literal["ddim", "dpmpp_2m"] = "ddim"
     eta: float = 0.0
+    zeta: float | None = None
     clip: bool = True
     lam: float = 7.0
 
     def __post_init__(self) -> None:
         require(self.steps >= 1, f"steps: expected 1 or more, got {self.steps}")
         require(0 <= self.eta <= 1, f"eta: expected a number in [0, 1], got {self.eta}")
+        require(self.zeta is None or 0 <= self.zeta <= 1, f"zeta: expected a share in [0, 1] or None, got {self.zeta}")
+        require(self.zeta is None or self.eta == 0, "eta and zeta both set the fresh noise: give one of them")
         require(self.lam > 0, f"lam weighs the prior against the measurement: expected more than 0, got {self.lam}")
         require(self.solver in ("ddim", "dpmpp_2m"), f"solver: expected ddim or dpmpp_2m, got {self.solver!r}")
         require(self.solver == "ddim" or self.eta == 0, f"dpmpp_2m is deterministic: expected eta = 0, got {self.eta}")
+        require(self.solver == "ddim" or not self.zeta, f"dpmpp_2m is deterministic: expected no zeta, got {self.zeta}")
 
     @classmethod
     def ancestral(cls, T: int) -> SampleConfig:
@@ -195,7 +200,9 @@ def sample(
 ) -> Iterator[Step]:
     """The reverse process from x_t at t_start down to 0.
 
-    With a measurement, every x̂_0 is first moved to agree with it: x̂_0 ← prox(x̂_0, y, ρ) (DiffPIR, algorithm 1).
+    With a measurement, every x̂_0 is moved to agree with it: x̂_0 ← prox(x̂_0, y, ρ) (DiffPIR, algorithm 1). The noise
+    ε̂ stays the denoiser's own (DDNM, Wang et al. 2023, algorithm 1): taken from the moved x̂_0 it would carry the
+    correction back into x_s with the opposite sign.
     Yields a step per call of the denoiser: x_t is the state it ends in, x0_hat the estimate that led there.
     The last step's x_t and x0_hat are the result. t_start = 0 yields x_t as it is.
     """
@@ -211,25 +218,24 @@ def sample(
         sigma_t = schedule.sigma(t)
         with torch.no_grad():
             x0_hat = denoiser(x_t.contiguous(memory_format=where.memory_format), sigma_t).float()
+        if config.clip:
+            x0_hat = x0_hat.clamp(-1, 1)
+        eps = (x_t - math.sqrt(a_t) * x0_hat) / math.sqrt(1 - a_t)
         if measurement is not None:
             rho = config.lam * max(measurement.sigma_y, SIGMA_FLOOR) ** 2 / sigma_t**2
             x0_hat = measurement.operator.prox(x0_hat, measurement.y.to(x0_hat.device), rho)
-        if config.clip:
-            x0_hat = x0_hat.clamp(-1, 1)
+            if config.clip:
+                x0_hat = x0_hat.clamp(-1, 1)
         if config.solver == "ddim":
-            x_t = _ddim(x_t, x0_hat, a_t, a_s, config.eta, generator)
+            variance = config.eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
+            if config.zeta is not None:
+                variance = config.zeta * (1 - a_s)
+            x_t = math.sqrt(a_s) * x0_hat + math.sqrt(max(0.0, 1 - a_s - variance)) * eps
+            if variance > 0:
+                x_t = x_t + math.sqrt(variance) * torch.randn(x_t.shape, generator=generator).to(x_t.device)
         else:
             x_t, previous = _dpmpp_2m(x_t, x0_hat, a_t, a_s, previous)
         yield Step(index, s, x_t, x0_hat)
-
-
-def _ddim(x_t: Image, x0_hat: Image, a_t: float, a_s: float, eta: float, generator: torch.Generator) -> Image:
-    eps = (x_t - math.sqrt(a_t) * x0_hat) / math.sqrt(1 - a_t)
-    variance = eta**2 * (1 - a_s) / (1 - a_t) * (1 - a_t / a_s)
-    x_s = math.sqrt(a_s) * x0_hat + math.sqrt(max(0.0, 1 - a_s - variance)) * eps
-    if variance > 0:
-        x_s = x_s + math.sqrt(variance) * torch.randn(x_t.shape, generator=generator).to(x_t.device)
-    return x_s
 
 
 def _dpmpp_2m(
