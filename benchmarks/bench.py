@@ -133,15 +133,15 @@ def dip_rows(quick: bool) -> Iterator[Row]:
             continue
         rows = [_against(fit, ms[name] / 1e3, mine[fit["image"], fit["seed"]]) for fit in fits]
         gains, ratios = [gain for gain, _ in rows], [value for _, value in rows]
-        reached = sum(gain >= 0 for gain in gains)
+        seconds_of_fast = mean(mine[fit["image"], fit["seed"]].total_seconds for fit in fits)
         yield Row(
-            "DIP `fast`, whole fit with its own stop: time",
+            "DIP `fast`, whole fit with its own stop: time to that PSNR",
             f"{name}, float32, up to its best iteration, chosen with the target",
             *spread(ratios),
             "× faster",
             20.0 if name == "published" else 1.0,
-            note=f"{reached} of {len(fits)} fits end at or above that best; {name}: {ms[name]:.0f} ms an iteration",
-            as_good=reached == len(fits),
+            note=f"a fit that ends below counts 0: {sum(gain >= 0 for gain in gains)} of {len(fits)} end at or above; "
+            f"`fast` takes {seconds_of_fast:.1f} s, {name} {ms[name]:.0f} ms an iteration",
         )
         yield Row(
             "DIP `fast`: PSNR where it stops",
@@ -156,9 +156,13 @@ def dip_rows(quick: bool) -> Iterator[Row]:
 
 
 def _against(fit: dict[str, Any], second: float, result: Result) -> tuple[float, float]:
-    """Gain in dB, and how many times faster, against a yardstick of `second` seconds an iteration."""
+    """Gain in dB, and how many times faster, against a yardstick of `second` seconds an iteration.
+
+    A fit that never comes to the yardstick's best is not faster there: 0.
+    """
     best = max(fit["psnr"])
-    return result.psnr - best, (fit["psnr"].index(best) + 1) * second / result.total_seconds
+    gain = result.psnr - best
+    return gain, (fit["psnr"].index(best) + 1) * second / result.total_seconds if gain >= 0 else 0.0
 
 
 # ---- shares of the machine's rate

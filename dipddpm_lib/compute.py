@@ -73,8 +73,11 @@ def _multiplies_bf16() -> bool:
 def seconds_of_convolution(dtype: str, channels_last: bool, channels: int = 64, side: int = 64) -> float:
     """Median seconds of a 3×3 convolution forward and backward, after a warm-up."""
     where = Compute("cpu", dtype, channels_last, torch.get_num_threads())
-    layer = where.place(torch.nn.Conv2d(channels, channels, 3, padding=1, device="meta").to_empty(device="cpu"))
-    torch.nn.init.zeros_(layer.weight)
+    layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, device="meta").to_empty(device="cpu")
+    torch.nn.init.constant_(
+        layer.weight, 0.01
+    )  # every number is set: what memory held may be denormal, and 30× as slow
+    where.place(layer)
     x = torch.ones(1, channels, side, side, dtype=DTYPES[dtype]).to(memory_format=where.memory_format)
     seconds = []
     for _ in range(7):
@@ -86,8 +89,18 @@ def seconds_of_convolution(dtype: str, channels_last: bool, channels: int = 64, 
 
 
 def _bf16_wins() -> bool:
-    """A trial of a tenth of a second: instructions that are there may still be emulated or starved."""
-    return _multiplies_bf16() and seconds_of_convolution("bfloat16", True) < seconds_of_convolution("float32", True)
+    """A trial of a fraction of a second: instructions that are there may still be emulated or starved.
+
+    On one thread: threads that wait for one another are slowed by whatever else runs, and chance would decide.
+    """
+    if not _multiplies_bf16():
+        return False
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return seconds_of_convolution("bfloat16", True) < seconds_of_convolution("float32", True)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def available_cores() -> int:

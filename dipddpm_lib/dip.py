@@ -54,8 +54,8 @@ class DIPConfig:
     lr: float = 0.007
     lr_end: float = 1.0
     iterations: int = 600
-    jitter: float = 0.015
-    ema: float = 0.98
+    jitter: float = 0.02
+    ema: float = 0.99
     growing: bool = False
     stop: Literal["none", "emv", "held_out"] = "held_out"
     held_out: float = 0.02
@@ -103,7 +103,7 @@ class DIPConfig:
 
         A short fit averages over a shorter tail.
         """
-        return cls(iterations=iterations, ema=min(0.98, 1 - 4 / max(iterations, 5)))
+        return cls(iterations=iterations, ema=min(0.99, 1 - 4 / max(iterations, 5)))
 
     @classmethod
     def published(cls, iterations: int = 1800) -> DIPConfig:

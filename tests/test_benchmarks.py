@@ -72,6 +72,7 @@ def test_a_yardstick_is_met_at_its_best_iteration() -> None:
     gain, faster = bench._against({"psnr": [10.0, 25.0, 24.0]}, 0.5, Stopped())  # type: ignore[arg-type]
     assert gain == 0.5
     assert faster == 2 * 0.5 / 2.0  # two iterations of half a second against two seconds
+    assert bench._against({"psnr": [10.0, 26.0]}, 0.5, Stopped()) == (-0.5, 0.0), "faster to less"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["published", "snail", "Deep Decoder"])
