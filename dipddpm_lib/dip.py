@@ -195,8 +195,8 @@ def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generato
 
 
 def parameters(config: DIPConfig) -> int:
-    """How many weights the network of `config` has."""
-    return parameter_count(_network(config, (32, 32), torch.Generator())[0])
+    """How many weights the networks of `config` have, all runs together."""
+    return config.runs * parameter_count(_network(config, (32, 32), torch.Generator())[0])
 
 
 def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Iterator[Fit]:

@@ -31,6 +31,7 @@ def test_the_published_preset_is_the_published_network() -> None:
     assert (config.lr, config.jitter, config.ema, config.float32) == (0.01, 1 / 30, 0.99, True)
     assert DIPConfig() == DIPConfig.fast()
     assert dip.parameters(DIPConfig.snail()) == 572_827
+    assert dip.parameters(DIPConfig(runs=3)) == 3 * dip.parameters(DIPConfig(runs=1))
     with pytest.raises(InputError, match="skip: expected 2 numbers"):
         DIPConfig(filters=(8, 8), skip=(4, 4, 4))
 
@@ -146,6 +147,18 @@ def test_runs_are_fits_of_their_own_and_the_estimate_is_their_mean() -> None:
     torch.testing.assert_close(both.x0_hat, torch.stack([f.x0_hat for f in alone]).mean(0), rtol=0, atol=1e-6)
     torch.testing.assert_close(both.x_t, torch.stack([f.x_t for f in alone]).mean(0), rtol=0, atol=1e-6)
     assert not torch.equal(alone[0].x0_hat, alone[1].x0_hat)
+
+
+def test_side_by_side_or_in_turn_the_bits_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two threads give each run one; with one thread the runs take turns on it."""
+    before, found = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        where = replace(compute.default(), device="cpu", threads=threads)
+        monkeypatch.setattr(compute, "default", lambda where=where: where)
+        found.append(_fits(_clean(), replace(TINY, runs=3, iterations=5))[-1].x0_hat)
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
 
 
 def test_a_fit_that_is_abandoned_leaves_no_thread_behind() -> None:
