@@ -176,34 +176,41 @@ def step_rows(quick: bool) -> Iterator[Row]:
     fast, rounds = DIPConfig.fast(), 5 if quick else 15
     one, y = replace(fast, runs=1), Cell("coffee", 128, 0, fast, TASK).measurement(images.load("coffee", 128))
 
-    def stepwise(config: DIPConfig) -> Callable[[], object]:
+    def stepwise(config: DIPConfig, at_once: bool) -> Callable[[], object]:
         run = dip._Run(config, y.image_size, compute.default(), compute.generator(0, "dip"))
         for module in run.network.modules():
             if isinstance(module, networks._Up):
-                module.at_once = False
+                module.at_once = at_once
         return lambda: run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
-
-    def kept(keep: bool, work: Callable[[], object]) -> Callable[[], object]:
-        def five() -> None:
-            compute.keep_freed_memory(keep)
-            for _ in range(5):
-                work()
-
-        return five
 
     alone = iterations(one, 128)
     pairs = {
-        "four networks side by side, a core each": (lambda: [alone() for _ in range(fast.runs)], iterations(fast, 128)),
-        "upsampling and convolving at once (24 to 128 wide)": (stepwise(BEFORE), iterations(BEFORE, 128)),
-        "upsampling and convolving at once (16 to 64 wide)": (stepwise(one), iterations(one, 128)),
-        "16 to 64 wide and z at half the size, in place of 24 to 128 wide": (iterations(BEFORE, 128), alone),
-        "freed memory kept": (kept(False, iterations(one, 128)), kept(True, iterations(one, 128))),
+        f"{fast.runs} networks side by side on {compute.default().threads} threads, not in turn on all": (
+            lambda: [alone() for _ in range(fast.runs)],
+            iterations(fast, 128),
+        ),
+        "upsampling and convolving at once (24 to 128 wide)": (stepwise(BEFORE, False), stepwise(BEFORE, True)),
+        "upsampling and convolving at once (16 to 64 wide)": (stepwise(one, False), stepwise(one, True)),
+        "16 to 64 wide with 16 channels of z at half the size, not 24 to 128 wide with 32 at the whole": (
+            iterations(BEFORE, 128),
+            alone,
+        ),
     }
     for name, (without, with_it) in pairs.items():
         times = in_turn({"without": without, "with": with_it}, rounds)
         yield Row(f"DIP iteration, 128²: {name}", "the same without", *ratio(times["without"], times["with"]),
                   "× faster", 1.0)  # fmt: skip
-    compute.keep_freed_memory()
+    # each in a process of its own, since what glibc was told cannot be taken back
+    returned, kept = (json.loads(_python(str(HERE / "bench.py"), "--memory", how)) for how in ("returned", "kept"))
+    yield Row("DIP iteration, 128²: freed memory kept", "glibc's default", *ratio(returned, kept), "× faster", 1.0)
+
+
+def iterations_with_memory(how: str) -> None:
+    """Seconds of iterations of one network of `fast`, with glibc as it is ("returned") or told to keep; prints JSON."""
+    if how == "returned":
+        compute.keep_freed_memory = lambda: None
+    work = iterations(replace(DIPConfig.fast(), runs=1), 128)
+    print(json.dumps(in_turn({how: work}, 40)[how]))
 
 
 KINDS = {
@@ -309,7 +316,8 @@ def hybrid_rows(quick: bool) -> Iterator[Row]:
     """End to end, the fit included. Protocol B: bundled prior, y only. Protocol A: y is the target, single prior."""
     tasks = ("compressive_10",) if quick else ("denoise_50", "inpaint_50", "super_x4", "compressive_10")
     pictures = ("coffee",) if quick else ("astronaut", "chelsea")
-    restoration = [Cell(picture, 128, 0, HybridConfig.quick(), task) for task in tasks for picture in pictures]
+    pairs = [(task, pictures[i % len(pictures)]) for i, task in enumerate(tasks)]
+    restoration = [Cell(picture, 128, 0, HybridConfig.quick(), task) for task, picture in pairs]
     yield _against_dip([replace(cell, config=HybridConfig()) for cell in restoration], 300 if quick else 1000)
     yield _against_ddpm(restoration, "B", 50 if quick else 1000)
     known = replace(HybridConfig.quick(), consistency=False, rho=1.0)
@@ -330,7 +338,7 @@ def _against_dip(cells: list[Cell], iterations: int) -> Row:
         reached += hybrid.psnr >= best
     return Row(
         "DIP+DDPM, fit included, protocol B: time",
-        "DIP `fast` up to its best iteration, chosen with the target",
+        f"DIP `fast`, {DIPConfig.fast().runs} networks, up to the best of {iterations} iterations, by the target",
         *spread(ratios),
         "× faster",
         10.0,
@@ -351,7 +359,7 @@ def _against_ddpm(cells: list[Cell], protocol: str, steps: int) -> Row:
     training = " (training, the same for both, left out)" if protocol == "A" else ""
     return Row(
         f"DIP+DDPM, quick, fit included, protocol {protocol}: time{training}",
-        "DDPM, 1000 ancestral steps" + (f", time from {steps} of them" if steps < 1000 else ""),
+        "DDPM, 1000 ancestral steps" + (f", time and scores from {steps} of them" if steps < 1000 else ""),
         *spread(ratios),
         "× faster",
         39.0,
@@ -472,7 +480,7 @@ def report_rows(quick: bool) -> Iterator[Row]:
     for _ in range(2):
         wall.append(seconds(lambda: _python(*build, DIPDDPM_STORE=str(RUN / "store"))))
         cells.append({path.stem: _seconds_of_cells(path) for path in (RUN / "report" / "executed").glob("*.ipynb")})
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
     slowest = sorted(cells[0], key=lambda stem: -cells[0][stem])[:4]
     yield Row("`make report`, quick: peak memory of the largest process", "–", memory, memory, memory, "GiB", 2.5,
               at_least=False)  # fmt: skip
@@ -524,9 +532,13 @@ def main() -> None:
     parser.add_argument("--only", metavar="ROWS", choices=kinds, help="one kind of rows, in place of the old ones")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     parser.add_argument("--plain", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", choices=("kept", "returned"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.plain:
         plain(arguments.plain)
+        return
+    if arguments.memory:
+        iterations_with_memory(arguments.memory)
         return
     rows: list[dict[str, Any]] = []
     if arguments.only:

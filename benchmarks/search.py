@@ -24,6 +24,7 @@ from dipddpm_lib.types import require
 HERE = Path(__file__).resolve().parent
 PHOTOGRAPHS = ("grace_hopper", "motorcycle_left", "ihc")
 SIZE = 96
+CHOSEN = 200  # the seed of the fits of `fast` itself, which no draw gave
 BROAD: dict[str, tuple[object, ...]] = {
     "filters": (
         (32, 64, 96, 128),
@@ -123,15 +124,18 @@ def main() -> None:
     if arguments.output.exists():
         record = json.loads(arguments.output.read_text())
     done = {(fit["image"], fit["seed"]) for fit in record["fits"]}
-    for index, config in enumerate(settings(-(-arguments.fits // len(PHOTOGRAPHS)), record["iterations"])):
+    drawn = settings(-(-arguments.fits // len(PHOTOGRAPHS)), record["iterations"])
+    record["chosen"] = CHOSEN
+    fast = replace(DIPConfig.fast(), iterations=record["iterations"], stop="none", held_out=0.0)
+    for seed, config in [(CHOSEN, fast), *enumerate(drawn, start=100)]:
         for photograph in PHOTOGRAPHS:
-            if (photograph, 100 + index) in done:
+            if (photograph, seed) in done:
                 continue
-            result = experiment.run(experiment.Cell(photograph, SIZE, 100 + index, config, "denoise_25"))
+            result = experiment.run(experiment.Cell(photograph, SIZE, seed, config, "denoise_25"))
             record["fits"].append(
                 {
                     "image": photograph,
-                    "seed": 100 + index,
+                    "seed": seed,
                     **{name: asdict(config)[name] for name in LIGHT},
                     "parameters": result.extra["parameters"],
                     "ms": 1e3 * result.seconds["fit"] / record["iterations"],

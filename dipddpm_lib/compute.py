@@ -111,18 +111,19 @@ def available_cores() -> int:
         return os.cpu_count() or 1
 
 
-def keep_freed_memory(keep: bool = True) -> None:
-    """Let glibc keep large freed blocks for the next tensor, or not; with another C library nothing happens.
+def keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks for the next tensor; with another C library nothing happens.
 
-    By default it hands them back to the kernel, and touching every page of them anew takes a fifth of a DIP iteration.
+    By default it hands many of them back to the kernel, and touching their pages anew takes a fifth of a DIP iteration.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return
-    mallopt(mmap_threshold, 2**30 if keep else 2**17)  # glibc's own threshold is 2^17
-    mallopt(trim_threshold, 2**31 - 1 if keep else 2**17)
+    # glibc before 2.35 refuses more than 32 MiB; a trim threshold alone would freeze the other one where it is
+    if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
+        mallopt(trim_threshold, 2**31 - 1)
 
 
 @functools.cache
@@ -168,12 +169,18 @@ def side_by_side(count: int) -> Iterator[Callable[[Sequence[Callable[[], Value]]
     if at_once == 1 or where.device != "cpu":
         yield lambda works: [work() for work in works]
         return
-    # OpenMP keeps the number for each thread, MKL one for all: hence the last line
-    with ThreadPoolExecutor(at_once, "fit", torch.set_num_threads, (where.threads // at_once,)) as pool:
-        try:
-            yield lambda works: [done.result() for done in [pool.submit(work) for work in works]]
-        finally:
-            torch.set_num_threads(where.threads)
+    try:
+        with ThreadPoolExecutor(at_once, "fit", torch.set_num_threads, (where.threads // at_once,)) as pool:
+
+            def together(works: Sequence[Callable[[], Value]]) -> list[Value]:
+                values = [done.result() for done in [pool.submit(work) for work in works]]
+                # each thread keeps its number; the process's own, which threads born later get, is set right again
+                torch.set_num_threads(where.threads)
+                return values
+
+            yield together
+    finally:
+        torch.set_num_threads(where.threads)
 
 
 def generator(seed: int, stream: str) -> torch.Generator:

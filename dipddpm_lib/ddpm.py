@@ -154,7 +154,7 @@ class SampleConfig:
     """How the reverse process runs.
 
     solver:  "ddim": x_s = √ᾱ_s x̂_0 + √(1 − ᾱ_s − σ²) ε̂ + σ z with σ from eta (Song et al. 2021, eq. 12 and 16):
-             eta = 1 over all T steps is DDPM's ancestral sampler, eta = 0 is DDIM;
+             without a measurement eta = 1 over all T steps is DDPM's ancestral sampler; eta = 0 is DDIM;
              "dpmpp_2m": DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), deterministic
     zeta:    σ² = zeta (1 − ᾱ_s) in place of eta's: at 1 all noise is drawn anew at every step (DiffPIR, eq. 14)
     clip:    keep x̂_0 in [−1, 1]
@@ -200,9 +200,9 @@ def sample(
 ) -> Iterator[Step]:
     """The reverse process from x_t at t_start down to 0.
 
-    With a measurement, every x̂_0 is moved to agree with it: x̂_0 ← prox(x̂_0, y, ρ) (DiffPIR, algorithm 1). The noise
-    ε̂ stays the denoiser's own (DDNM, Wang et al. 2023, algorithm 1): taken from the moved x̂_0 it would carry the
-    correction back into x_s with the opposite sign.
+    With a measurement, every x̂_0 is moved to agree with it: x̂_0 ← prox(x̂_0, y, ρ) (DiffPIR, algorithm 1). "ddim" goes
+    on with the denoiser's own noise ε̂, as DDNM's DDIM form does (Wang et al. 2023): taken from the moved x̂_0 it would
+    carry the correction back into x_s with the opposite sign. "dpmpp_2m" knows x̂_0 alone, and does take it from there.
     Yields a step per call of the denoiser: x_t is the state it ends in, x0_hat the estimate that led there.
     The last step's x_t and x0_hat are the result. t_start = 0 yields x_t as it is.
     """

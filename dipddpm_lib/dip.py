@@ -152,7 +152,7 @@ class DIPConfig:
     def shaped(cls, depth: int, filters: int, iterations: int = 400) -> DIPConfig:
         """One network with `depth` scales of `filters` channels, run to its end: the writeup's ablation 4.1."""
         require(depth >= 1, f"depth: expected 1 or more, got {depth}")
-        return cls(filters=(filters,) * depth, iterations=iterations, stop="none", held_out=0.0, runs=1)
+        return cls(filters=(filters,) * depth, lift=0, iterations=iterations, stop="none", held_out=0.0, runs=1)
 
 
 @dataclass(frozen=True)

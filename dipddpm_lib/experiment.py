@@ -311,7 +311,7 @@ def run(cell: Cell) -> Result:
 
 
 def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
-    """PSNR of DIP's bare output after every iteration of a fit to `target`, photograph or not; kept in the store."""
+    """PSNR of DIP's bare output, the mean of its runs, after each iteration of a fit to `target`; kept in the store."""
     parameters = {"digest": images.digest(target), "config": asdict(config), "seed": seed}
 
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -37,7 +37,7 @@ class HybridConfig:
 
     @classmethod
     def quick(cls) -> HybridConfig:
-        """A fit less than a third as long: under two seconds at 128² on two cores."""
+        """A fit of less than a third as many iterations: for where seconds count."""
         return cls(dip=replace(DIPConfig.fast(iterations=60), runs=2))
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -55,20 +56,22 @@ def _padded(x: Tensor, multiple: int) -> Tensor:
     return F.pad(x, (0, right, 0, bottom), mode="replicate")
 
 
-_TAPS = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], dtype=torch.float32)
-# which of the 3×3 taps fall on one coarse pixel, for each of the 4×4: (3 · 3, 4 · 4)
-_GATHER = torch.einsum("ka,lb->abkl", _TAPS, _TAPS).reshape(9, 16)
+@cache
+def _gather(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Which of the 3×3 taps fall on one coarse pixel, for each of the 4×4: (3 · 3, 4 · 4) of 0 and 1."""
+    taps = torch.tensor([[0, 0, 1], [0, 1, 1], [1, 1, 0], [1, 0, 0]], device=device, dtype=dtype)
+    return torch.einsum("ka,lb->abkl", taps, taps).reshape(9, 16)
 
 
 def upsampled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """conv2d(interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1); weight (c_out, c_in, 3, 3).
 
     Done as one transposed convolution with 4×4 weights: four products a pixel in place of nine, and the large tensor
-    is never made (the identity behind sub-pixel convolution, Shi et al. 2016).
+    is never made (see Shi et al. 2016, arXiv 1609.07009).
     """
     c_out, c_in = weight.shape[:2]
-    gather = _GATHER.to(device=weight.device, dtype=weight.dtype)
-    kernel = (weight.transpose(0, 1).reshape(-1, 9) @ gather).view(c_in, c_out, 4, 4)
+    kernel = weight.transpose(0, 1).reshape(-1, 9) @ _gather(weight.device, weight.dtype)
+    kernel = kernel.view(c_in, c_out, 4, 4)
     return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
 
 

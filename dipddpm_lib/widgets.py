@@ -7,7 +7,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import ipywidgets as w
 import torch
@@ -48,17 +48,19 @@ def _ddpm_steps(choice: Choice, x_true: Image, y: Measurement) -> Iterator[Step]
     schedule = NoiseSchedule.cosine(1000)
     x_T = torch.randn(x_true.shape, generator=compute.generator(choice.seed, "x_T"))
     data = None if choice.task == CLEAN else y
-    config = ddpm.SampleConfig(steps=choice.steps, eta=1.0)
+    config = ddpm.SampleConfig(choice.steps, "quadratic", zeta=1.0)
     draw = compute.generator(choice.seed, "sample")
     return ddpm.sample(priors.load(x_true), schedule, x_T, 1000, config, draw, data)
 
 
 def _hybrid_steps(choice: Choice, x_true: Image, y: Measurement) -> Iterator[Step]:
     clean = choice.task == CLEAN
-    config = hybrid.HybridConfig(
-        dip=dip.DIPConfig.fast(choice.iterations),
-        sample=ddpm.SampleConfig(steps=choice.steps),
-        rho=1.0 if clean else hybrid.HybridConfig().rho,
+    usual = hybrid.HybridConfig()
+    config = replace(
+        usual,
+        dip=replace(dip.DIPConfig.fast(choice.iterations), runs=usual.dip.runs),
+        sample=replace(usual.sample, steps=choice.steps),
+        rho=1.0 if clean else usual.rho,
         consistency=not clean,
     )
     schedule = NoiseSchedule.cosine(1000)
@@ -91,8 +93,8 @@ class Panel:
         self.size = w.BoundedIntText(value=size, min=32, max=512, step=32, description="size")
         self.task = w.Dropdown(options=[CLEAN, *operators.TASKS], value="inpaint_50", description="task")
         self.method = w.Dropdown(options=list(METHODS), value=method, description="method")
-        self.iterations = w.IntSlider(value=150, min=10, max=2000, step=10, description="DIP fit")
-        self.steps = w.IntSlider(value=10, min=1, max=1000, description="steps")
+        self.iterations = w.IntSlider(value=200, min=10, max=2000, step=10, description="DIP fit")
+        self.steps = w.IntSlider(value=8, min=1, max=1000, description="steps")
         self.seed = w.BoundedIntText(value=0, min=0, max=10**6, description="seed")
         self.run_button = w.Button(description="Run", button_style="success")
         self.stop_button = w.Button(description="Stop", disabled=True)

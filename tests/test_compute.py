@@ -157,6 +157,20 @@ def test_bf16_must_win_the_trial(decide: Callable[..., compute.Compute], monkeyp
         assert decide(DIPDDPM_DTYPE="bfloat16").dtype == "bfloat16", "what is asked for needs no trial"
 
 
+def test_the_trial_runs_on_one_thread_and_leaves_the_number_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(compute, "_multiplies_bf16", lambda: True)
+    monkeypatch.setattr(compute, "seconds_of_convolution", lambda *_: float(seen.append(torch.get_num_threads()) or 1))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert not compute._bf16_wins(), "as fast is not faster"
+        assert seen == [1, 1]
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_trial_times_what_it_is_asked_for() -> None:
     small, large = (compute.seconds_of_convolution("float32", True, 16, side) for side in (16, 256))
     assert 0 < small < large

@@ -59,6 +59,7 @@ def test_depth_and_filters_are_parameters() -> None:
     counts = [dip.parameters(DIPConfig.shaped(d, c)) for d, c in ((2, 16), (3, 16), (3, 32))]
     assert counts == sorted(counts)
     assert len(set(counts)) == 3
+    assert DIPConfig.shaped(1, 8).depth == 1, "one scale is an architecture too"
 
 
 def test_one_step_an_iteration_numbered_from_zero_at_t_zero() -> None:
@@ -152,21 +153,30 @@ def test_runs_are_fits_of_their_own_and_the_estimate_is_their_mean() -> None:
 def test_side_by_side_or_in_turn_the_bits_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two threads give each run one; with one thread the runs take turns on it."""
     before, found = torch.get_num_threads(), []
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        where = replace(compute.default(), device="cpu", threads=threads)
-        monkeypatch.setattr(compute, "default", lambda where=where: where)
-        found.append(_fits(_clean(), replace(TINY, runs=3, iterations=5))[-1].x0_hat)
-    torch.set_num_threads(before)
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            where = replace(compute.default(), device="cpu", threads=threads)
+            monkeypatch.setattr(compute, "default", lambda where=where: where)
+            found.append(_fits(_clean(), replace(TINY, runs=3, iterations=5))[-1].x0_hat)
+    finally:
+        torch.set_num_threads(before)
     assert torch.equal(*found)
 
 
-def test_a_fit_that_is_abandoned_leaves_no_thread_behind() -> None:
-    before = threading.active_count()
-    fits = dip.reconstruct(_clean(), replace(TINY, runs=2), compute.generator(0, "dip"))
-    next(fits)
-    fits.close()
-    assert threading.active_count() == before
+def test_a_fit_that_is_abandoned_leaves_no_thread_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, threads = threading.active_count(), torch.get_num_threads()
+    where = replace(compute.default(), device="cpu", threads=2)
+    monkeypatch.setattr(compute, "default", lambda: where)
+    try:
+        fits = dip.reconstruct(_clean(), replace(TINY, runs=2), compute.generator(0, "dip"))
+        next(fits)
+        assert threading.active_count() == before + 2
+        fits.close()
+        assert threading.active_count() == before
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("lift", [0, 1, 2])

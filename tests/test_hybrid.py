@@ -182,3 +182,11 @@ def test_bad_settings_are_answered_in_one_line(change: dict[str, object], part: 
         replace(CONFIG, **change)  # type: ignore[arg-type]
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_recommended_setting_and_the_quick_one_differ_in_the_fit_alone() -> None:
+    usual, quick = HybridConfig(), HybridConfig.quick()
+    assert (usual.kind, usual.t_start, usual.consistency) == ("calibrated", None, True)
+    assert replace(quick, dip=usual.dip) == usual
+    assert quick.dip.iterations < usual.dip.iterations / 3
+    assert quick.dip.runs == usual.dip.runs

@@ -124,6 +124,14 @@ def test_upsampling_and_convolving_at_once_is_the_same(
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
 
 
+def test_the_unets_expansion_is_upsampling_then_convolution() -> None:
+    """In float64, through the layer itself and in the order of channels that it was trained with."""
+    layer = build(networks._Expand, generator(), in_channels=5, out_channels=4, kernel_size=3, padding=1).double()
+    x = torch.randn((2, 5, 6, 7), generator=generator(), dtype=torch.float64)
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(layer(x), plain, rtol=0, atol=1e-12)
+
+
 def test_the_lean_way_up_is_upsampling_joining_and_convolving() -> None:
     """Both ways through the same weights, gradients included."""
     act = nn.SiLU()
