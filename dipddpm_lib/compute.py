@@ -114,7 +114,8 @@ def available_cores() -> int:
 def keep_freed_memory() -> None:
     """Let glibc keep large freed blocks for the next tensor; with another C library nothing happens.
 
-    By default it hands many of them back to the kernel, and touching their pages anew takes a fifth of a DIP iteration.
+    By default it hands some of them back to the kernel, and their pages are touched anew. What that costs a DIP
+    iteration depends on what the process did before: between nothing and a fifth was measured.
     """
     mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
     try:
