@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -301,3 +302,13 @@ def test_a_work_that_fails_is_heard_and_with_one_thread_works_run_in_turn(
     with compute.side_by_side(3) as at_once:
         at_once([partial(order.append, name) for name in "abc"])
     assert order == ["a", "b", "c"]
+
+
+def test_a_thread_that_is_born_while_works_wait_gets_all_threads(decide: Callable[..., compute.Compute]) -> None:
+    """A panel or a cluster starts threads of its own while a fit is suspended between two iterations."""
+    where = decide(DIPDDPM_DEVICE="cpu")
+    with compute.side_by_side(2) as at_once, ThreadPoolExecutor(1) as other:
+        at_once([lambda: torch.ones(8).sum(), lambda: torch.ones(8).sum()])
+        # a first parallel operation makes a thread take over the process's number
+        other.submit(lambda: torch.ones(100_000).sum()).result()
+        assert other.submit(torch.get_num_threads).result() == where.threads
