@@ -74,9 +74,8 @@ def seconds_of_convolution(dtype: str, channels_last: bool, channels: int = 64, 
     """Median seconds of a 3×3 convolution forward and backward, after a warm-up."""
     where = Compute("cpu", dtype, channels_last, torch.get_num_threads())
     layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, device="meta").to_empty(device="cpu")
-    torch.nn.init.constant_(
-        layer.weight, 0.01
-    )  # every number is set: what memory held may be denormal, and 30× as slow
+    # every number is set: what the memory held may be denormal, and thirty times as slow
+    torch.nn.init.constant_(layer.weight, 0.01)
     where.place(layer)
     x = torch.ones(1, channels, side, side, dtype=DTYPES[dtype]).to(memory_format=where.memory_format)
     seconds = []
