@@ -27,7 +27,9 @@ class DIPConfig:
     lean:       one convolution a scale on the way down, zero padding (see `networks.SkipNetwork`)
     refine:     kernel of the second convolution of each scale on the way up
     lift:       scales at the fine end without a way down or a skip: z comes in at 2^-lift of the image's size
+    warmup:     iterations over which the rate rises to lr; a rate that would be too high at the start is then not
     lr_end:     what the rate has fallen to at the last iteration, along a cosine, as a share of lr; 1 keeps it
+    coarse:     iterations at the start without the finest scale: an image at half the size is fitted, scaled up
     jitter:     standard deviation of the noise added to the input z ~ U(0, 0.1) at every iteration
     ema:        decay of the running average of outputs; its bias is corrected as Adam's is
     growing:    reach that decay from below, as (1 + n)/(10 + n): early outputs are far off and soon forgotten
@@ -51,11 +53,13 @@ class DIPConfig:
     refine: Literal[1, 3] = 1
     activation: Literal["silu", "leaky_relu"] = "silu"
     lift: int = 1
-    lr: float = 0.007
+    lr: float = 0.03
+    warmup: int = 100
     lr_end: float = 1.0
+    coarse: int = 0
     iterations: int = 600
     jitter: float = 0.02
-    ema: float = 0.99
+    ema: float = 0.98
     growing: bool = False
     stop: Literal["none", "emv", "held_out"] = "held_out"
     held_out: float = 0.02
@@ -76,6 +80,11 @@ class DIPConfig:
         )
         require(self.runs >= 1, f"runs: expected 1 or more, got {self.runs}")
         require(self.lr > 0, f"lr: expected a rate above 0, got {self.lr}")
+        require(self.warmup >= 0, f"warmup: expected 0 or more iterations, got {self.warmup}")
+        require(
+            self.coarse == 0 or (self.coarse > 0 and self.network == "skip" and self.depth > 1),
+            f"coarse: expected 0 or more iterations, of a skip network of two scales or more, got {self.coarse}",
+        )
         require(self.jitter >= 0, f"jitter: expected a standard deviation of 0 or more, got {self.jitter}")
         require(0 <= self.ema < 1, f"ema: expected a decay in [0, 1), got {self.ema}")
         require(0 <= self.held_out < 1, f"held_out: expected a share in [0, 1), got {self.held_out}")
@@ -101,9 +110,10 @@ class DIPConfig:
     def fast(cls, iterations: int = 600) -> DIPConfig:
         """Ours: four light networks side by side, nearest upsampling, the machine's best precision, a stop of its own.
 
-        A short fit averages over a shorter tail.
+        A short fit warms up over half of its iterations and averages over a shorter tail.
         """
-        return cls(iterations=iterations, ema=min(0.99, 1 - 4 / max(iterations, 5)))
+        warmup, ema = min(100, iterations // 2), min(0.98, 1 - 8 / max(iterations, 9))
+        return cls(iterations=iterations, warmup=warmup, ema=ema)
 
     @classmethod
     def published(cls, iterations: int = 1800) -> DIPConfig:
@@ -117,6 +127,7 @@ class DIPConfig:
             activation="leaky_relu",
             lift=0,
             lr=0.01,
+            warmup=0,
             iterations=iterations,
             jitter=1 / 30,
             ema=0.99,
@@ -139,6 +150,7 @@ class DIPConfig:
             filters=(128,) * 5,
             in_channels=128,
             lr=0.01,
+            warmup=0,
             iterations=iterations,
             jitter=0.0,
             ema=0.99,
@@ -152,7 +164,8 @@ class DIPConfig:
     def shaped(cls, depth: int, filters: int, iterations: int = 400) -> DIPConfig:
         """One network with `depth` scales of `filters` channels, run to its end: the writeup's ablation 4.1."""
         require(depth >= 1, f"depth: expected 1 or more, got {depth}")
-        return cls(filters=(filters,) * depth, lift=0, iterations=iterations, stop="none", held_out=0.0, runs=1)
+        fast = cls.fast(iterations)
+        return replace(fast, filters=(filters,) * depth, lift=0, stop="none", held_out=0.0, runs=1)
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,7 @@ def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generato
             refine=config.refine,
             activation=config.activation,
             lift=config.lift,
+            coarse=config.coarse > 0,
         )
         factor = 2**config.lift
     shape = (1, config.in_channels, -(-height // factor), -(-width // factor))
@@ -223,7 +237,9 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     count = int(held.sum())
     watch = _Watch(config, noisy=measurement.sigma_y > 0)
     residual: float | None = None
-    fit = Fit(0, 0, runs[0].average, runs[0].average)  # replaced at once: DIPConfig holds at least one iteration
+    average = torch.zeros(1, 3, *measurement.image_size, device=where.device)
+    unseen = 1.0  # the share of the average that is still its zero start
+    fit = Fit(0, 0, average, average)  # replaced at once: DIPConfig holds at least one iteration
 
     def loss(output: Image) -> Tensor:
         return (weight * (operator.A(output) - y) ** 2).sum()
@@ -231,12 +247,16 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     with compute.side_by_side(config.runs) as at_once:
         for index in range(config.iterations):
             outputs = at_once([partial(run.iterate, index, loss) for run in runs])
-            x0_hat = torch.stack([run.estimate for run in runs]).mean(0)
+            x_t = torch.cat(outputs).mean(0, keepdim=True)
+            decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
+            average = torch.lerp(x_t, average, decay)
+            unseen *= decay
+            x0_hat = average / (1 - unseen)  # its bias corrected (Kingma and Ba 2015, §3)
             rmse_hat = None
             if count:
                 residual = float((held * (operator.A(x0_hat) - y) ** 2).sum()) / count
                 rmse_hat = _rmse(residual, measurement.sigma_y, count)
-            fit = Fit(index, 0, torch.stack(outputs).mean(0), x0_hat, rmse_hat)
+            fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
             if watch.over(fit, residual) or index + 1 == config.iterations:
                 break
             yield fit
@@ -245,35 +265,26 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
 
 
 class _Run:
-    """One network of a fit, its input z, its optimiser, and the running average of its outputs."""
+    """One network of a fit, its input z and its optimiser."""
 
     def __init__(self, config: DIPConfig, size: tuple[int, int], where: Compute, generator: torch.Generator):
         self.config, self.size, self.generator = config, size, generator
         self.network, z = _network(config, size, generator)
         self.optimiser = Adam(self.network, where, config.lr)
         self.z = z.contiguous(memory_format=where.memory_format)
-        self.average = torch.zeros(1, 3, *size, device=where.device)
-        self.unseen = 1.0  # the share of the average that is still its zero start
 
     def iterate(self, index: int, loss: Callable[[Image], Tensor]) -> Image:
         """One step down the gradient; the output that it was taken at."""
         config, z = self.config, self.z
         if config.jitter > 0:
             z = z + config.jitter * torch.randn(z.shape, generator=self.generator).to(z)
-        output = self.network(z)[..., : self.size[0], : self.size[1]]
+        whole = {} if index >= config.coarse else {"half": True}
+        output = self.network(z, **whole)[..., : self.size[0], : self.size[1]]
         share = index / config.iterations
         rate = config.lr_end + (1 - config.lr_end) * (1 + math.cos(math.pi * share)) / 2
+        rate *= min(1.0, (index + 1) / (config.warmup + 1))
         self.optimiser.step(loss(output), config.lr * rate)
-        output = output.detach().contiguous()
-        decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
-        self.average = torch.lerp(output, self.average, decay)
-        self.unseen *= decay
-        return output
-
-    @property
-    def estimate(self) -> Image:
-        """The average with its bias corrected (Kingma and Ba 2015, §3)."""
-        return self.average / (1 - self.unseen)
+        return output.detach().contiguous()
 
 
 def _rmse(mse: float, sigma_y: float, count: int) -> float:

@@ -136,6 +136,8 @@ class SkipNetwork(nn.Module):
     pads with zeros, and drops the biases that the norms after them cancel; otherwise, with the defaults of `refine`
     (kernel of each scale's second convolution on the way up) and `activation`, it is the published one, layer by layer.
     lift: how many of the finest scales have only a way up; z then comes at 2^-lift of the output's size.
+    coarse: add an image at half the size to the output, before the sigmoid; with `half` it is the whole output, and
+    the finest scale is left out (the skip outputs of Karras et al. 2020, fig. 7). The finest scale starts at zero.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class SkipNetwork(nn.Module):
         refine: Literal[1, 3] = 1,
         activation: Literal["silu", "leaky_relu"] = "leaky_relu",
         lift: int = 0,
+        coarse: bool = False,
     ):
         super().__init__()
         self.scales, self.lift = len(filters), lift
@@ -168,8 +171,14 @@ class SkipNetwork(nn.Module):
             self.up.append(_Up(c_skip, deeper, c, refine, act, upsampling, lean))
             c_in = c
         self.out = nn.Conv2d(filters[0], 3, 1)
+        self.half_out = nn.Conv2d(filters[1], 3, 1) if coarse else None
 
-    def forward(self, z: Float[Tensor, "b c h_z w_z"]) -> Image:
+    def after_init(self) -> None:
+        if self.half_out is not None:
+            nn.init.zeros_(self.out.weight)
+            nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, z: Float[Tensor, "b c h_z w_z"], half: bool = False) -> Image:
         height, width = (side * 2**self.lift for side in z.shape[-2:])
         # reflection needs two pixels at the coarsest scale
         multiple = 2 ** (self.scales - self.lift)
@@ -178,9 +187,15 @@ class SkipNetwork(nn.Module):
         for down, skip in zip(self.down, self.skip, strict=True):
             skips.append(None if isinstance(skip, nn.Identity) else skip(x))
             x = down(x)
-        for i in reversed(range(self.scales)):
+        for i in reversed(range(1, self.scales)):
             x = self.up[i](x, skips[i])
-        return 2 * torch.sigmoid(self.out(x)[..., :height, :width].float()) - 1
+        logits: Tensor | float = 0.0
+        if self.half_out is not None:
+            logits = F.interpolate(self.half_out(x), scale_factor=2, mode="bilinear", align_corners=False)
+        if not half:
+            logits = logits + self.out(self.up[0](x, skips[0]))
+        assert isinstance(logits, Tensor)  # `half` needs `coarse`
+        return 2 * torch.sigmoid(logits[..., :height, :width].float()) - 1
 
 
 class DeepDecoder(nn.Module):

@@ -46,7 +46,8 @@ class Adam:
         """One step down the gradient of `loss`; lr: the rate from now on; clip: largest norm of the gradient."""
         loss.backward()
         assert self.weights.grad is not None  # set above, never taken away
-        torch._foreach_copy_(self._gradients, [p.grad for p in self.parameters if p.grad is not None])
+        pairs = [(g, p.grad) for g, p in zip(self._gradients, self.parameters, strict=True) if p.grad is not None]
+        torch._foreach_copy_([g for g, _ in pairs], [p for _, p in pairs])
         if clip is not None:
             self.weights.grad *= (clip / (self.weights.grad.norm() + 1e-6)).clamp(max=1)
         if lr is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,12 @@ def test_the_search_draws_the_same_settings_again_and_none_that_is_scored() -> N
     assert not set(search.PHOTOGRAPHS) & set(priors.EVALUATION)
     assert all(config.stop == "none" for config in search.settings(3, 10))
     assert {fit["image"] for fit in record("search")} == set(search.PHOTOGRAPHS)
+    fast = DIPConfig.fast()
+    drawn = {search.CHOSEN: fast, **dict(enumerate(search.settings(search.STAGES[-1][0], 450), start=100))}
+    for fit in record("search"):
+        setting = asdict(drawn[fit["seed"]])
+        for name in search.LIGHT | search.SCHEDULE:
+            assert fit[name] == (list(setting[name]) if name == "filters" else setting[name]), (fit["seed"], name)
     assert min(fit["seed"] for fit in record("search")) >= 100
 
 

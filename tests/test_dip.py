@@ -81,6 +81,32 @@ def test_without_an_average_the_output_itself_is_the_estimate() -> None:
     torch.testing.assert_close(last.x0_hat, last.x_t)
 
 
+def test_the_rate_rises_in_equal_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = []
+    step = dip.Adam.step
+    monkeypatch.setattr(dip.Adam, "step", lambda self, loss, lr: (rates.append(lr), step(self, loss, lr))[1])
+    _fits(_clean(), replace(TINY, iterations=6, warmup=3, lr=0.04))
+    assert rates == pytest.approx([0.01, 0.02, 0.03, 0.04, 0.04, 0.04])
+
+
+def test_a_coarse_start_leaves_the_finest_scale_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half the size first: what the finest scale computes with changes only afterwards."""
+    config = replace(TINY, iterations=6, coarse=4)
+    built: list[torch.nn.Module] = []
+    make = dip._network
+    monkeypatch.setattr(dip, "_network", lambda *a: (found := make(*a), built.append(found[0]))[0])
+    finest = []
+    for _ in dip.reconstruct(_clean(), config, compute.generator(0, "dip")):
+        net = built[0]
+        finest.append(
+            torch.cat([p.detach().flatten().clone() for p in (*net.up[0].parameters(), *net.out.parameters())])
+        )
+    assert all(torch.equal(weights, finest[0]) for weights in finest[:4])
+    assert not torch.equal(finest[4], finest[3])
+    with pytest.raises(InputError, match="coarse: expected"):
+        replace(DIPConfig.deep_decoder(), coarse=5)
+
+
 def _noisy(sigma: float = 0.8) -> tuple[torch.Tensor, Measurement]:
     x = images.load("coffee", 32)
     return x, operators.measure(operators.Identity(), x, sigma, compute.generator(0, "n"))
@@ -270,6 +296,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
         ({"lr": float("nan")}, "lr: expected"),
         ({"ema": 1.0}, "ema: expected"),
         ({"jitter": -1.0}, "jitter: expected"),
+        ({"warmup": -1}, "warmup: expected"),
+        ({"coarse": -1}, "coarse: expected"),
         ({"held_out": 1.0}, "held_out: expected"),
         ({"stop": "held_out", "held_out": 0.0}, "held_out above 0"),
         ({"stop": "sometimes"}, "stop: expected"),

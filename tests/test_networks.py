@@ -430,3 +430,18 @@ def test_residual_branches_and_the_head_start_at_zero() -> None:
     blocks = 2 * 3 + 1  # an encoder and a decoder block a scale, and the middle
     assert len(zeros) == blocks + 1
     assert "head.2.weight" in zeros
+
+
+def test_the_finest_scale_joins_the_coarse_image_without_a_jump() -> None:
+    """With `coarse` the output at half the size is the whole output until the finest scale has learnt something."""
+    arguments = {"filters": (8, 16), "skip": (4, 4), "in_channels": 4, "upsampling": "nearest", "lean": True}
+    net = build(SkipNetwork, torch.Generator().manual_seed(0), **arguments, coarse=True)
+    z = torch.rand(1, 4, 20, 28, generator=torch.Generator().manual_seed(1))
+    half = net(z, half=True)
+    torch.testing.assert_close(net(z), half, rtol=0, atol=0)
+    half.sum().backward()
+    assert all(p.grad is None for p in (*net.up[0].parameters(), *net.out.parameters()))
+    net.zero_grad()
+    net(z).sum().backward()
+    assert net.out.weight.grad is not None
+    assert net.out.weight.grad.abs().max() > 0
