@@ -200,17 +200,44 @@ def step_rows(quick: bool) -> Iterator[Row]:
         times = in_turn({"without": without, "with": with_it}, rounds)
         yield Row(f"DIP iteration, 128²: {name}", "the same without", *ratio(times["without"], times["with"]),
                   "× faster", 1.0)  # fmt: skip
-    # each in a process of its own, since what glibc was told cannot be taken back
-    returned, kept = (json.loads(_python(str(HERE / "bench.py"), "--memory", how)) for how in ("returned", "kept"))
-    yield Row("DIP iteration, 128²: freed memory kept", "glibc's default", *ratio(returned, kept), "× faster", 1.0)
 
 
-def iterations_with_memory(how: str) -> None:
-    """Seconds of iterations of one network of `fast`, with glibc as it is ("returned") or told to keep; prints JSON."""
-    if how == "returned":
-        compute.keep_freed_memory = lambda: None
-    work = iterations(replace(DIPConfig.fast(), runs=1), 128)
-    print(json.dumps(in_turn({how: work}, 40)[how]))
+def interpreters_row(quick: bool) -> Iterator[Row]:
+    """What the threads of one interpreter, and all that is not the networks', add to an iteration of `fast`."""
+    fast, rounds = DIPConfig.fast(), 5 if quick else 15
+    where = compute.default()
+    together = [1e3 * t for t in in_turn({"fast": iterations(fast, 128)}, rounds)["fast"]]
+    apart = max(1, min(where.threads, fast.runs))
+    run = [sys.executable, str(HERE / "bench.py"), "--networks", str(fast.runs // apart), str(rounds)]
+    environment = {**os.environ, "DIPDDPM_THREADS": "1"}
+    started = [subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(apart)]
+    alone = [1e3 * t for process in started for t in json.loads(process.communicate()[0])]
+    value, low, high = spread([t / median(alone) for t in together])
+    yield Row(
+        "DIP iteration, 128², `fast`: all of it",
+        f"its networks alone, in {apart} interpreters of one thread",
+        value, low, high,
+        "× its time",
+        1.1,
+        at_least=False,
+        note=f"{median(together):.1f} and {median(alone):.1f} ms; the rest is the wait of the threads for one "
+        "interpreter and for each other, the averages and the held-out error",
+    )  # fmt: skip
+
+
+def networks_alone(count: int, rounds: int) -> None:
+    """Seconds of `count` networks' iterations on one thread, one after the other; prints JSON."""
+    y = Cell("coffee", 128, 0, DIPConfig.fast(), TASK).measurement(images.load("coffee", 128))
+    runs = [
+        dip._Run(DIPConfig.fast(), y.image_size, compute.default(), compute.generator(seed, "dip"))
+        for seed in range(count)
+    ]
+
+    def work() -> None:
+        for run in runs:
+            run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
+
+    print(json.dumps(in_turn({"alone": work}, rounds)["alone"]))
 
 
 KINDS = {
@@ -241,7 +268,7 @@ def profile(config: DIPConfig, rounds: int = 10) -> dict[str, float]:
 
 @cache
 def limit() -> float:
-    """FLOP/s of a 3×3 convolution 128 → 128 at 128², forward, in the machine's best precision."""
+    """FLOP/s of a 3×3 convolution 128 → 128 at 128², forward, in the machine's best precision: the best of 30."""
     where = compute.default()
     layer = where.place(networks.build(torch.nn.Conv2d, torch.Generator(), in_channels=128, out_channels=128,
                                        kernel_size=3, padding=1))  # fmt: skip
@@ -252,7 +279,7 @@ def limit() -> float:
         with torch.no_grad():
             return layer(x)
 
-    return flops(call) / median(in_turn({"layer": call}, 15)["layer"])
+    return flops(call) / min(in_turn({"layer": call}, 30)["layer"])
 
 
 def flops(work: Callable[[], object]) -> int:
@@ -503,6 +530,7 @@ def _seconds_of_cells(notebook: Path) -> float:
 ROWS = (
     dip_rows,
     step_rows,
+    interpreters_row,
     share_rows,
     ddpm_call_row,
     hybrid_rows,
@@ -529,24 +557,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures; within three minutes")
     kinds = [make.__name__ for make in ROWS]
-    parser.add_argument("--only", metavar="ROWS", choices=kinds, help="one kind of rows, in place of the old ones")
+    parser.add_argument("--only", metavar="ROWS", choices=kinds, nargs="+", help="these kinds, in place of the old")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
+    parser.add_argument("--networks", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--plain", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
-    parser.add_argument("--memory", choices=("kept", "returned"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.networks:
+        networks_alone(*arguments.networks)
+        return
     if arguments.plain:
         plain(arguments.plain)
         return
-    if arguments.memory:
-        iterations_with_memory(arguments.memory)
-        return
     rows: list[dict[str, Any]] = []
     if arguments.only:
-        rows = [row for row in json.loads(arguments.output.read_text())["rows"] if row["kind"] != arguments.only]
+        rows = [row for row in json.loads(arguments.output.read_text())["rows"] if row["kind"] not in arguments.only]
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIPDDPM_STORE"] = folder  # timings are taken, never read
         for make in ROWS:
-            if arguments.only in (None, make.__name__):
+            if not arguments.only or make.__name__ in arguments.only:
                 fresh = list(make(arguments.quick))
                 print(table(fresh), flush=True)
                 rows += [{"kind": make.__name__, **asdict(row), "reached": row.reached} for row in fresh]

@@ -110,22 +110,6 @@ def available_cores() -> int:
         return os.cpu_count() or 1
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep large freed blocks for the next tensor; with another C library nothing happens.
-
-    By default it hands some of them back to the kernel, and their pages are touched anew. What that costs a DIP
-    iteration depends on what the process did before: between nothing and a fifth was measured.
-    """
-    mmap_threshold, trim_threshold = -3, -1  # M_MMAP_THRESHOLD and M_TRIM_THRESHOLD in malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError, TypeError):
-        return
-    # glibc before 2.35 refuses more than 32 MiB; a trim threshold alone would freeze the other one where it is
-    if mallopt(mmap_threshold, 2**30) or mallopt(mmap_threshold, 2**25):
-        mallopt(trim_threshold, 2**31 - 1)
-
-
 @functools.cache
 def default() -> Compute:
     """The decision for this machine: bf16 on a GPU, and on a CPU where a trial says that it wins.
@@ -149,7 +133,6 @@ def default() -> Compute:
     require(asked.isdecimal() and int(asked) > 0, f"{variable}: expected a whole number above 0, got {asked!r}")
     threads = min(int(asked), available_cores())
     torch.set_num_threads(threads)
-    keep_freed_memory()
     if device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if not dtype:

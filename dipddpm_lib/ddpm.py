@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -95,8 +95,10 @@ def _crops(images: Sequence[Image], config: TrainConfig, generator: torch.Genera
     return torch.stack(out)
 
 
-def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generator) -> Iterator[TrainStep]:
-    """Fit v_θ to `images`; the last step's `denoiser` is the result.
+def train(
+    images: Sequence[Image], config: TrainConfig, generator: torch.Generator, start: DenoisingUNet | None = None
+) -> Training:
+    """Fit v_θ to `images`, from random weights or from those of `start`; the last step's `denoiser` is the result.
 
     v-prediction (Salimans and Ho 2022), noise levels of the continuous cosine schedule, stratified over the batch,
     min-SNR weighting min(SNR, γ)/(SNR + 1) (Hang et al. 2023), Adam with a cosine decay, averaged weights.
@@ -111,19 +113,40 @@ def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generat
         config.crop is not None or len({image.shape for image in images}) == 1,
         "train: images of different sizes need a crop; set TrainConfig.crop",
     )
-    where = compute.default()
+    require(
+        start is None or start.channels == config.channels,
+        f"channels: expected {start and start.channels}, those of the weights to start from, got {config.channels}",
+    )
     network = build(DenoisingUNet, generator, channels=config.channels)
-    averaged = copy.deepcopy(network).to(where.device).requires_grad_(False)
-    optimiser = Adam(network, where, config.lr, betas=(0.9, 0.99))
-    average = optimiser.weights.detach().clone()
-    for p, view in zip(averaged.parameters(), optimiser.views(average), strict=True):
-        p.data = view
-    for index in range(config.steps):
-        x0 = _crops(images, config, generator)
-        u = (torch.arange(config.batch) + torch.rand((), generator=generator)) / config.batch % 1
+    if start is not None:
+        network.load_state_dict({name: value.float() for name, value in start.state_dict().items()})
+    return Training(network, images, config, generator)
+
+
+class Training(Iterator[TrainStep]):
+    """A training under way, one `TrainStep` at a time; see `train`."""
+
+    def __init__(
+        self, network: DenoisingUNet, images: Sequence[Image], config: TrainConfig, generator: torch.Generator
+    ):
+        self.network, self.images, self.config, self.generator = network, images, config, generator
+        self.where = compute.default()
+        self.averaged = copy.deepcopy(network).to(self.where.device).requires_grad_(False)
+        self.optimiser = Adam(network, self.where, config.lr, betas=(0.9, 0.99))
+        self.average = self.optimiser.weights.detach().clone()
+        for p, view in zip(self.averaged.parameters(), self.optimiser.views(self.average), strict=True):
+            p.data = view
+        self.index = 0
+
+    def __next__(self) -> TrainStep:
+        config, where, index = self.config, self.where, self.index
+        if index == config.steps:
+            raise StopIteration
+        x0 = _crops(self.images, config, self.generator)
+        u = (torch.arange(config.batch) + torch.rand((), generator=self.generator)) / config.batch % 1
         # σ = tan(πu/2) is the cosine schedule's in the limit of many steps
         sigma = torch.tan(u.clamp(0.002, 0.998) * math.pi / 2)
-        noise = torch.randn(x0.shape, generator=generator)
+        noise = torch.randn(x0.shape, generator=self.generator)
         alpha = (1 + sigma**2).rsqrt()[:, None, None, None]
         x_t = alpha * x0 + (1 - alpha**2).sqrt() * noise
         v = alpha * noise - (1 - alpha**2).sqrt() * x0
@@ -132,13 +155,30 @@ def train(images: Sequence[Image], config: TrainConfig, generator: torch.Generat
         rate = min(1.0, (index + 1) / config.warmup)
         rate *= 0.02 + 0.98 * (1 + math.cos(math.pi * index / config.steps)) / 2
         x_t = x_t.to(where.device, memory_format=where.memory_format)
-        v_hat = network.v(x_t, sigma.to(where.device))
+        v_hat = self.network.v(x_t, sigma.to(where.device))
         error = F.mse_loss(v_hat, v.to(where.device), reduction="none").mean((1, 2, 3))
         loss = (weight.to(where.device) * error).mean()
-        optimiser.step(loss, config.lr * rate, clip=1.0)
+        self.optimiser.step(loss, config.lr * rate, clip=1.0)
         decay = min(config.ema, (1 + index) / (10 + index))
-        average.lerp_(optimiser.weights.detach(), 1 - decay)
-        yield TrainStep(index, loss.item(), averaged)
+        self.average.lerp_(self.optimiser.weights.detach(), 1 - decay)
+        self.index += 1
+        return TrainStep(index, loss.item(), self.averaged)
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next steps depend on, after at least one step."""
+        return {
+            **self.optimiser.state(),
+            "average": self.average,
+            "index": torch.tensor(self.index),
+            "generator": self.generator.get_state(),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken, bit by bit as if there had been no interruption."""
+        self.optimiser.restore(state)
+        self.average.copy_(state["average"])
+        self.index = int(state["index"])
+        self.generator.set_state(state["generator"])
 
 
 def denoise_once(denoiser: Denoiser, noisy: Image, sigma: float) -> Image:

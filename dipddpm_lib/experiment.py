@@ -27,6 +27,7 @@ from .types import Image, InputError, Interval, Measurement, Result, Step, requi
 
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
+CHECKPOINT_SECONDS = 60
 TRACE_POINTS = 40
 FRAMES = 12
 
@@ -272,16 +273,41 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
     return compute.default().place(network.requires_grad_(False)), record["losses"], record["seconds"]
 
 
-def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0) -> Path:
-    """Train a bundled prior as the shipped one was, telling how it goes; the path of its weights file."""
+def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_on: bool = False) -> Path:
+    """Train a bundled prior as the shipped one was, telling how it goes; the path of its weights file.
+
+    go_on: start from the shipped weights; the new file's record then holds theirs, as `before`.
+    A training that was stopped is taken up where it last saved its state, a minute of work ago at most.
+    """
+    before = priors.record(fold) if go_on else None
+    parameters = {
+        "fold": fold,
+        "config": asdict(config),
+        "seed": seed,
+        "from": priors.weights_digest(fold) if go_on else None,
+    }
+    checkpoint = store.Checkpoint(store.key("experiment.train_bundled", parameters))
     draw = compute.generator(seed, f"bundled prior, fold {fold}")
-    start = time.perf_counter()
-    for step in ddpm.train(priors.training_images(fold, draw), config, draw):
+    training_images = priors.training_images(fold, draw)
+    training = ddpm.train(training_images, config, draw, priors.load_fold(fold) if go_on else None)
+    spent = 0.0
+    if (state := checkpoint.load()) is not None:
+        training.restore(state)
+        spent = float(state["seconds"])
+    start = saved = time.perf_counter()
+    for step in training:
+        now = time.perf_counter()
         if step.index % 250 == 0:
-            print(f"step {step.index}, loss {step.loss:.4f}, {time.perf_counter() - start:.0f} s", file=sys.stderr)
+            print(f"step {step.index}, loss {step.loss:.4f}, {spent + now - start:.0f} s", file=sys.stderr, flush=True)
+        if now - saved >= CHECKPOINT_SECONDS:
+            passed = torch.tensor(spent + now - start, dtype=torch.float64)
+            checkpoint.save({**training.state(), "seconds": passed})
+            saved = now
     path = store.folder() / f"bundled_fold{fold}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    priors.save(path, step.denoiser, fold, asdict(config), seed, time.perf_counter() - start)
+    seconds = spent + time.perf_counter() - start
+    priors.save(path, training.averaged, fold, asdict(config), seed, seconds, before)
+    checkpoint.remove()
     return path
 
 

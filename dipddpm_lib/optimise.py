@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import accumulate, pairwise
 
 import torch
@@ -56,3 +57,16 @@ class Adam:
         torch._foreach_copy_([p.data for p in self.parameters], self._weights)
         for p in self.parameters:
             p.grad = None
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the next steps depend on: weights, both moments, the number of steps."""
+        adam = self._adam.state[self.weights]
+        return {"weights": self.weights.data, **{name: adam[name] for name in ("exp_avg", "exp_avg_sq", "step")}}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on as the optimiser that `state` came from would, bit by bit."""
+        self.weights.data.copy_(state["weights"])
+        self._adam.state[self.weights] = {
+            name: state[name].to(self.weights.device, copy=True) for name in ("exp_avg", "exp_avg_sq", "step")
+        }
+        torch._foreach_copy_([p.data for p in self.parameters], self._weights)

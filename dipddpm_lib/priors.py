@@ -71,8 +71,19 @@ def dead_leaves(size: int, palette: list[Image], generator: torch.Generator) -> 
     return image[None]
 
 
-def save(path: Path, denoiser: DenoisingUNet, fold: Fold, training: dict[str, Any], seed: int, seconds: float) -> None:
-    """Half-precision weights, thumbnails of all that was trained on, and the record; `training` is its TrainConfig."""
+def save(
+    path: Path,
+    denoiser: DenoisingUNet,
+    fold: Fold,
+    training: dict[str, Any],
+    seed: int,
+    seconds: float,
+    before: dict[str, Any] | None = None,
+) -> None:
+    """Half-precision weights, thumbnails of all that was trained on, and the record; `training` is its TrainConfig.
+
+    before: the record of the weights that this training went on from.
+    """
     tensors = {f"weights.{k}": v.detach().cpu().half().contiguous() for k, v in denoiser.state_dict().items()}
     digests = {}
     for name in training_names(fold):
@@ -85,7 +96,8 @@ def save(path: Path, denoiser: DenoisingUNet, fold: Fold, training: dict[str, An
         "channels": denoiser.channels,
         "training": training,
         "seed": seed,
-        "seconds": seconds,
+        "seconds": seconds + (before["seconds"] if before else 0),  # of all trainings together
+        "before": before,
         "images": digests,
         "machine": compute.machine(),
         "versions": compute.versions(),

@@ -31,7 +31,7 @@ STALE_SECONDS = 6 * 3600
 # what a result depends on: layers 0-2
 SOURCES = (
     *("types", "images", "compute", "schedules", "operators", "networks", "metrics", "priors", "optimise"),
-    *("dip", "ddpm", "hybrid", "classical"),
+    *("dip", "ddpm", "hybrid", "classical", "adapters"),
 )
 
 
@@ -113,10 +113,7 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
-        raise InputError(
-            f"store: cannot write to {root} ({error.strerror or error}); free space there, or set DIPDDPM_STORE "
-            "to a folder that can be written"
-        ) from error
+        raise _unwritable(error) from error
 
 
 def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -149,8 +146,61 @@ def remember(
     return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
 
 
+class Checkpoint:
+    """Where an unfinished work stands, under the key of its result: one file, replaced as a whole, checked when read.
+
+    What fails the check is moved to `quarantine`, and the work begins anew.
+    """
+
+    def __init__(self, key: str):
+        self.path = folder() / "unfinished" / f"{key}.checkpoint"
+
+    def save(self, state: Mapping[str, Tensor]) -> None:
+        data = save_tensors({name: value.detach().cpu().contiguous() for name, value in state.items()})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, scratch = tempfile.mkstemp(dir=self.path.parent, prefix="tmp-")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(hashlib.sha256(data).digest() + data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                Path(scratch).replace(self.path)
+            finally:
+                Path(scratch).unlink(missing_ok=True)
+            _sync(self.path.parent)
+        except OSError as error:
+            raise _unwritable(error) from error
+
+    def load(self) -> dict[str, Tensor] | None:
+        """What was saved last, or None."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, data = content[:32], content[32:]
+        try:
+            if hashlib.sha256(data).digest() != digest:
+                raise ValueError("it differs from its SHA-256")
+            return load_tensors(data)
+        except Exception as error:
+            _quarantine(self.path, error)
+            return None
+
+    def remove(self) -> None:
+        """The work is done."""
+        self.path.unlink(missing_ok=True)
+
+
+def _unwritable(error: OSError) -> InputError:
+    return InputError(
+        f"store: cannot write to {folder()} ({error.strerror or error}); free space there, or set DIPDDPM_STORE "
+        "to a folder that can be written"
+    )
+
+
 def _quarantine(path: Path, error: Exception) -> None:
-    place = path.parent / "quarantine" / f"{path.name}-{time.time_ns()}"
+    place = folder() / "quarantine" / f"{path.name}-{time.time_ns()}"
     try:
         place.parent.mkdir(exist_ok=True)
         path.rename(place)
@@ -161,9 +211,12 @@ def _quarantine(path: Path, error: Exception) -> None:
 
 def _collect_stale(root: Path) -> None:
     """Remove what killed writers left, once it is too old to be anybody's."""
-    for scratch in root.glob("tmp-*"):
+    for scratch in (*root.glob("tmp-*"), *(root / "unfinished").glob("tmp-*")):
         try:
             if time.time() - scratch.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(scratch, ignore_errors=True)
+                if scratch.is_dir():
+                    shutil.rmtree(scratch, ignore_errors=True)
+                else:
+                    scratch.unlink(missing_ok=True)
         except OSError:
             continue

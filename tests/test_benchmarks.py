@@ -120,7 +120,8 @@ def test_the_search_draws_the_same_settings_again_and_none_that_is_scored() -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "rows", ["step_rows", "share_rows", "ddpm_call_row", "growth_rows", "import_row", "old_processor_row"]
+    "rows",
+    ["step_rows", "interpreters_row", "share_rows", "ddpm_call_row", "growth_rows", "import_row", "old_processor_row"],
 )
 def test_every_kind_of_row_runs(rows: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "in_turn", lambda works, rounds, whole=bench.in_turn: whole(works, 2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -461,6 +462,54 @@ def test_training_moves_every_weight(trained: tuple[list[float], DenoisingUNet])
     # convolutions and linear layers; a bias before a norm of one channel a group moves nothing, so it may stay
     pairs = zip(denoiser.parameters(), start.parameters(), strict=True)
     assert not any(torch.equal(a.cpu(), b) for a, b in pairs if b.dim() > 1)
+
+
+def again(
+    stop: int, dtype: str, monkeypatch: pytest.MonkeyPatch, forget: str | None = None
+) -> tuple[Tensor, list[float]]:
+    """The averaged weights and losses of six steps; after `stop` of them another process's run takes over."""
+    where = replace(compute.default(), dtype=dtype)
+    monkeypatch.setattr(compute, "default", lambda: where)
+    config = TrainConfig(channels=(8, 8), batch=2, steps=6, warmup=3)
+    training = train([picture(24)], config, compute.generator(0, "train"))
+    losses = [next(training).loss for _ in range(stop)]
+    if stop:
+        state = {name: value.clone() for name, value in training.state().items()}
+        next(training)  # what is done after the state was taken is lost
+        training = train([picture(24)], config, compute.generator(5, "another start"))
+        if forget is not None:
+            fresh = training.generator.get_state() if forget == "generator" else torch.zeros_like(state[forget])
+            state[forget] = fresh
+        training.restore(state)
+    losses += [step.loss for step in training]
+    return torch.cat([p.cpu().flatten() for p in training.averaged.parameters()]), losses
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stop", [1, 4])
+def test_a_training_taken_up_is_the_same_to_the_bit(dtype: str, stop: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, losses = again(0, dtype, monkeypatch)
+    resumed, found = again(stop, dtype, monkeypatch)
+    assert found == losses
+    assert torch.equal(whole, resumed)
+
+
+@pytest.mark.parametrize("forget", ["generator", "exp_avg", "exp_avg_sq", "average", "step"])
+def test_a_state_without_one_of_its_parts_goes_elsewhere(forget: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, _ = again(0, "float32", monkeypatch)
+    resumed, _ = again(4, "float32", monkeypatch, forget)
+    assert not torch.equal(whole, resumed)
+
+
+def test_training_goes_on_from_given_weights() -> None:
+    config = TrainConfig(channels=(8, 8), batch=2, steps=1, lr=1e-9)
+    start = build(DenoisingUNet, torch.Generator().manual_seed(3), channels=(8, 8))
+    given = torch.cat([p.detach().flatten() for p in start.parameters()])
+    (step,) = train([picture(24)], config, compute.generator(0, "train"), start)
+    found = torch.cat([p.cpu().flatten() for p in step.denoiser.parameters()])
+    torch.testing.assert_close(found, given, rtol=0, atol=1e-7)
+    with pytest.raises(InputError, match="channels: expected"):
+        train([picture(24)], replace(config, channels=(8,)), compute.generator(0, "train"), start)
 
 
 def weights(seed: int, steps: int = 3, **changes: object) -> Tensor:

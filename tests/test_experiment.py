@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,8 +18,10 @@ import pandas as pd
 import pytest
 import torch
 from hypothesis import example, given
+from safetensors import safe_open
+from safetensors.torch import load_file
 
-from dipddpm_lib import classical, compute, ddpm, dip, experiment, hybrid, images, metrics, store
+from dipddpm_lib import classical, compute, ddpm, dip, experiment, hybrid, images, metrics, priors, store
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
@@ -608,3 +613,42 @@ def test_cells_are_json_and_back() -> None:
         asked = make()
         entry = json.loads(json.dumps({"cell": asdict(asked), "config": type(asked.config).__name__}))
         assert experiment._cell(entry) == asked
+
+
+# ---- training a bundled prior
+
+TRAIN = """
+import os, sys
+from dipddpm_lib import compute, ddpm, experiment
+from dipddpm_lib.ddpm import TrainConfig
+experiment.CHECKPOINT_SECONDS = 0
+stop, step = int(sys.argv[1]), ddpm.Training.__next__
+def until(self):
+    if self.index == stop:
+        os.kill(os.getpid(), 9)
+    return step(self)
+ddpm.Training.__next__ = until
+config = TrainConfig(channels=(48, 96, 128, 128), crop=16, batch=1, steps=5, warmup=2)
+experiment.train_bundled(1, config, seed=4, go_on=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_training_of_a_prior_ends_in_the_same_weights(tmp_path: Path) -> None:
+    """Killed twice, then left alone, against one that was never touched."""
+
+    def train(name: str, stop: int) -> int:
+        environment = {**os.environ, "DIPDDPM_STORE": str(tmp_path / name)}
+        command = [sys.executable, "-c", TRAIN, str(stop)]
+        return subprocess.run(command, env=environment, capture_output=True, check=False).returncode
+
+    assert [train("killed", stop) for stop in (2, 4, -1)] == [-9, -9, 0]
+    assert train("whole", -1) == 0
+    found = [load_file(tmp_path / name / "bundled_fold1.safetensors") for name in ("killed", "whole")]
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+    assert not list((tmp_path / "killed" / "unfinished").iterdir())
+    with safe_open(tmp_path / "killed" / "bundled_fold1.safetensors", framework="pt") as file:
+        record = json.loads(file.metadata()["record"])
+    assert record["before"] == priors.record(1)
+    assert record["seconds"] > priors.record(1)["seconds"]

@@ -479,3 +479,53 @@ def test_the_folder_is_what_the_environment_says(tmp_path: Path, monkeypatch: py
     assert store.folder() == Path(dipddpm_lib.__file__).resolve().parents[1] / "results"
     monkeypatch.setattr(store, "__file__", str(tmp_path / "site-packages" / "dipddpm_lib" / "store.py"))
     assert store.folder() == tmp_path / ".cache" / "dipddpm"
+
+
+# ---- unfinished work
+
+
+def test_a_checkpoint_is_the_last_that_was_saved(root: Path) -> None:
+    checkpoint = store.Checkpoint("a")
+    assert checkpoint.load() is None
+    checkpoint.save({"x": torch.zeros(2)})
+    checkpoint.save(arrays())
+    found = store.Checkpoint("a").load()
+    assert found is not None
+    assert same(found, arrays())
+    assert store.Checkpoint("b").load() is None
+    checkpoint.remove()
+    assert checkpoint.load() is None
+    assert not list((root / "unfinished").iterdir())
+    checkpoint.remove()  # twice is no error
+
+
+@pytest.mark.parametrize("harm", ["cut", "flip", "empty", "zeros"])
+def test_a_damaged_checkpoint_is_put_aside(harm: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = store.Checkpoint("a")
+    checkpoint.save(arrays())
+    data = bytearray(checkpoint.path.read_bytes())
+    if harm == "flip":
+        data[len(data) // 2] ^= 1
+    shorter = {"cut": data[:-1], "flip": data, "empty": b"", "zeros": bytes(len(data))}[harm]
+    checkpoint.path.write_bytes(shorter)
+    assert checkpoint.load() is None
+    assert not checkpoint.path.exists()
+    assert len(list((root / "quarantine").iterdir())) == 1
+    assert "failed its check" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = store.Checkpoint("a")
+    checkpoint.save(arrays())
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(InputError, match="No space left on device"):
+            checkpoint.save({"x": torch.zeros(2)})
+    found = checkpoint.load()
+    assert found is not None
+    assert same(found, arrays())
+    assert [path.name for path in (root / "unfinished").iterdir()] == ["a.checkpoint"]
