@@ -207,11 +207,16 @@ def interpreters_row(quick: bool) -> Iterator[Row]:
     fast, rounds = DIPConfig.fast(), 5 if quick else 15
     where = compute.default()
     together = [1e3 * t for t in in_turn({"fast": iterations(fast, 128)}, rounds)["fast"]]
-    apart = max(1, min(where.threads, fast.runs))
+    # a divisor of the networks, so that the interpreters hold them all
+    apart = max(n for n in range(1, fast.runs + 1) if fast.runs % n == 0 and n <= where.threads)
     run = [sys.executable, str(HERE / "bench.py"), "--networks", str(fast.runs // apart), str(rounds)]
     environment = {**os.environ, "DIPDDPM_THREADS": "1"}
     started = [subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(apart)]
-    alone = [1e3 * t for process in started for t in json.loads(process.communicate()[0])]
+    answers = [process.communicate()[0] for process in started]  # all of them, before any failure is told
+    for process in started:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, run)
+    alone = [1e3 * t for answer in answers for t in json.loads(answer)]
     value, low, high = spread([t / median(alone) for t in together])
     yield Row(
         "DIP iteration, 128², `fast`: all of it",

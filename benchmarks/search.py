@@ -1,6 +1,6 @@
 """The search behind `DIPConfig.fast`: random settings, short fits to training photographs, one JSON record.
 
-    python benchmarks/search.py --fits 300
+    python benchmarks/search.py
 
 A search that was stopped goes on after the last setting on record. The photographs are ones that the bundled
 priors train on, the seeds start at 100: nothing that the report scores takes part.
@@ -127,7 +127,7 @@ def settings(count: int, iterations: int) -> list[DIPConfig]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--fits", type=int, default=300)
+    parser.add_argument("--fits", type=int, default=STAGES[-1][0] * len(PHOTOGRAPHS))
     parser.add_argument("--iterations", type=int, default=450)
     parser.add_argument("--output", type=Path, default=HERE / "search.json")
     arguments = parser.parse_args()
