@@ -165,19 +165,21 @@ class Training(Iterator[TrainStep]):
         return TrainStep(index, loss.item(), self.averaged)
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next steps depend on, after at least one step."""
+        """A copy of all that the next steps depend on, after at least one step."""
         return {
             **self.optimiser.state(),
-            "average": self.average,
+            "average": self.average.clone(),
             "index": torch.tensor(self.index),
             "generator": self.generator.get_state(),
         }
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken, bit by bit as if there had been no interruption."""
+        index = int(state["index"])
+        require(index <= self.config.steps, f"state: expected at most {self.config.steps} steps taken, got {index}")
         self.optimiser.restore(state)
         self.average.copy_(state["average"])
-        self.index = int(state["index"])
+        self.index = index
         self.generator.set_state(state["generator"])
 
 

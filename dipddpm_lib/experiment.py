@@ -289,7 +289,7 @@ def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_o
     checkpoint = store.Checkpoint(store.key("experiment.train_bundled", parameters))
     draw = compute.generator(seed, f"bundled prior, fold {fold}")
     training_images = priors.training_images(fold, draw)
-    training = ddpm.train(training_images, config, draw, priors.load_fold(fold) if go_on else None)
+    training = ddpm.train(training_images, config, draw, priors.shipped(fold) if go_on else None)
     spent = 0.0
     if (state := checkpoint.load()) is not None:
         training.restore(state)

@@ -59,9 +59,10 @@ class Adam:
             p.grad = None
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next steps depend on: weights, both moments, the number of steps."""
+        """A copy of all that the next steps depend on: weights, both moments, the number of steps."""
         adam = self._adam.state[self.weights]
-        return {"weights": self.weights.data, **{name: adam[name] for name in ("exp_avg", "exp_avg_sq", "step")}}
+        moments = {name: adam[name].clone() for name in ("exp_avg", "exp_avg_sq", "step")}
+        return {"weights": self.weights.detach().clone(), **moments}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on as the optimiser that `state` came from would, bit by bit."""

@@ -263,12 +263,16 @@ def load(target: Image | None) -> DenoisingUNet:
 
 def load_fold(fold: Fold) -> DenoisingUNet:
     """One fold's prior, whoever asks: for samples from noise, where there is no target."""
+    return compute.default().place(shipped(fold))
+
+
+def shipped(fold: Fold) -> DenoisingUNet:
+    """One fold's prior in float32, as its file holds it, on the CPU: what a training goes on from."""
     record, tensors = _read(_weights(fold))
     network = build(DenoisingUNet, torch.Generator(), channels=tuple(record["channels"]))
     state = {k.removeprefix("weights."): v.float() for k, v in tensors.items() if k.startswith("weights.")}
     network.load_state_dict(state)
-    network.requires_grad_(False)
-    return compute.default().place(network)
+    return network.requires_grad_(False)
 
 
 class GaussianPrior:

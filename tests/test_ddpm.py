@@ -474,7 +474,7 @@ def again(
     training = train([picture(24)], config, compute.generator(0, "train"))
     losses = [next(training).loss for _ in range(stop)]
     if stop:
-        state = {name: value.clone() for name, value in training.state().items()}
+        state = training.state()
         next(training)  # what is done after the state was taken is lost
         training = train([picture(24)], config, compute.generator(5, "another start"))
         if forget is not None:
@@ -499,6 +499,15 @@ def test_a_state_without_one_of_its_parts_goes_elsewhere(forget: str, monkeypatc
     whole, _ = again(0, "float32", monkeypatch)
     resumed, _ = again(4, "float32", monkeypatch, forget)
     assert not torch.equal(whole, resumed)
+
+
+def test_a_state_beyond_the_end_is_refused() -> None:
+    config = TrainConfig(channels=(8, 8), batch=1, steps=2)
+    training = train([picture(24)], config, compute.generator(0, "train"))
+    list(training)
+    shorter = train([picture(24)], replace(config, steps=1), compute.generator(0, "train"))
+    with pytest.raises(InputError, match="state: expected at most 1 steps"):
+        shorter.restore(training.state())
 
 
 def test_training_goes_on_from_given_weights() -> None:

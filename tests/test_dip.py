@@ -107,6 +107,13 @@ def test_a_coarse_start_leaves_the_finest_scale_as_it_is(monkeypatch: pytest.Mon
         replace(DIPConfig.deep_decoder(), coarse=5)
 
 
+def test_the_stop_waits_for_the_finest_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A measure that says stop from the first iteration on ends the fit only once the coarse start is over."""
+    config = replace(TINY, coarse=12, stop="held_out", held_out=0.1, patience=2, iterations=30)
+    monkeypatch.setattr(dip._Watch, "over", lambda self, fit, residual: (setattr(self, "best", fit), True)[1])
+    assert len(_fits(_clean(), config)) == 13
+
+
 def _noisy(sigma: float = 0.8) -> tuple[torch.Tensor, Measurement]:
     x = images.load("coffee", 32)
     return x, operators.measure(operators.Identity(), x, sigma, compute.generator(0, "n"))
@@ -298,6 +305,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
         ({"jitter": -1.0}, "jitter: expected"),
         ({"warmup": -1}, "warmup: expected"),
         ({"coarse": -1}, "coarse: expected"),
+        ({"coarse": 30}, "coarse: expected fewer than the 30"),
         ({"held_out": 1.0}, "held_out: expected"),
         ({"stop": "held_out", "held_out": 0.0}, "held_out above 0"),
         ({"stop": "sometimes"}, "stop: expected"),

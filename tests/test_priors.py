@@ -7,6 +7,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -355,3 +356,12 @@ def test_dead_leaves_cover_all_with_colours_of_their_palette() -> None:
     assert any(colours <= source for source in known)
     assert len(colours) > 5
     assert torch.equal(picture, priors.dead_leaves(40, palette, compute.generator(0, "leaves")))
+
+
+def test_a_training_goes_on_from_the_shipped_weights_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Placed in bf16 the weights would have lost three of their bits."""
+    where = replace(compute.default(), dtype="bfloat16")
+    monkeypatch.setattr(compute, "default", lambda: where)
+    tensors = priors._read(priors.weights_path(1))[1]
+    for name, value in priors.shipped(1).state_dict().items():
+        assert torch.equal(value, tensors[f"weights.{name}"].float()), name
