@@ -250,8 +250,6 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
 
     with compute.side_by_side(config.runs) as at_once:
         for index in range(config.iterations):
-            if index == config.coarse:  # what half the size reached says nothing of when the whole is done
-                watch = _Watch(config, noisy=measurement.sigma_y > 0)
             outputs = at_once([partial(run.iterate, index, loss) for run in runs])
             x_t = torch.cat(outputs).mean(0, keepdim=True)
             decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
@@ -263,7 +261,8 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
                 residual = float((held * (operator.A(x0_hat) - y) ** 2).sum()) / count
                 rmse_hat = _rmse(residual, measurement.sigma_y, count)
             fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
-            if (watch.over(fit, residual) and index >= config.coarse) or index + 1 == config.iterations:
+            # what half the size reaches says nothing of when the whole is done
+            if (index >= config.coarse and watch.over(fit, residual)) or index + 1 == config.iterations:
                 break
             yield fit
     result = watch.result(fit, residual)
