@@ -26,6 +26,11 @@ class DiffusersDenoiser:
     """
 
     def __init__(self, model: Any, scheduler: Any):
+        require(
+            hasattr(scheduler, "alphas_cumprod") and hasattr(scheduler.config, "prediction_type"),
+            f"scheduler: expected one with alphas_cumprod and config.prediction_type, such as DDPMScheduler, got "
+            f"{type(scheduler).__name__}",
+        )
         self.model = model.eval()
         self.prediction = scheduler.config.prediction_type
         require(
@@ -63,8 +68,10 @@ class DiffusersDenoiser:
         return high - 1 + (wanted - low) / (logs[high].item() - low)
 
     def __call__(self, x_t: Image, sigma: float | Tensor) -> Image:
-        """E[x_0 | x_t] from what the model predicts (Salimans and Ho 2022, appendix D, for v)."""
-        sigma = float(sigma)
+        """E[x_0 | x_t] from what the model predicts (Salimans and Ho 2022, appendix D, for v); one σ for all images."""
+        levels = torch.as_tensor(sigma).unique()
+        require(len(levels) == 1, f"sigma: expected one noise level for all images, got {len(levels)}")
+        sigma = levels.item() if isinstance(sigma, Tensor) else sigma
         parameter = next(self.model.parameters())
         t = torch.tensor(self.timestep(sigma), dtype=torch.float32, device=parameter.device)
         with torch.no_grad():

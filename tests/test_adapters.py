@@ -81,6 +81,19 @@ def test_the_ruler_is_the_models_and_continuous_between_its_marks(diffusers: Any
             denoiser(noise(), outside)
 
 
+def test_one_level_of_noise_is_asked_for_all_images(diffusers: Any, model: Any) -> None:
+    denoiser = DiffusersDenoiser(model, diffusers.DDPMScheduler())
+    both = torch.cat([noise(0), noise(1)])
+    torch.testing.assert_close(denoiser(both, torch.full((2, 1, 1, 1), 0.5)), denoiser(both, 0.5), rtol=0, atol=0)
+    with pytest.raises(InputError, match="sigma: expected one noise level"):
+        denoiser(both, torch.tensor([0.5, 0.6]))
+
+
+def test_a_scheduler_without_a_ruler_is_refused(diffusers: Any, model: Any) -> None:
+    with pytest.raises(InputError, match="got FlowMatchEulerDiscreteScheduler"):
+        DiffusersDenoiser(model, diffusers.FlowMatchEulerDiscreteScheduler())
+
+
 def test_a_hybrid_runs_on_it(diffusers: Any, model: Any) -> None:
     denoiser = DiffusersDenoiser(model, diffusers.DDPMScheduler())
     x = images.load("coffee", 16)
