@@ -8,7 +8,6 @@ import hashlib
 import os
 import platform
 import resource
-import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -71,7 +70,7 @@ def _multiplies_bf16() -> bool:
 
 
 def seconds_of_convolution(dtype: str, channels_last: bool, channels: int = 64, side: int = 64) -> float:
-    """Median seconds of a 3×3 convolution forward and backward, after a warm-up."""
+    """Seconds of a 3×3 convolution forward and backward: the least of several, since other work can only add to it."""
     where = Compute("cpu", dtype, channels_last, torch.get_num_threads())
     layer = torch.nn.Conv2d(channels, channels, 3, padding=1, bias=False, device="meta").to_empty(device="cpu")
     # every number is set: what the memory held may be denormal, and thirty times as slow
@@ -79,25 +78,28 @@ def seconds_of_convolution(dtype: str, channels_last: bool, channels: int = 64, 
     where.place(layer)
     x = torch.ones(1, channels, side, side, dtype=DTYPES[dtype]).to(memory_format=where.memory_format)
     seconds = []
-    for _ in range(7):
+    for _ in range(3):
         start = time.perf_counter()
         y = layer(x.requires_grad_())
         y.backward(y.detach())
         seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[2:])
+    return min(seconds)
 
 
 def _bf16_wins() -> bool:
     """A trial of a fraction of a second: instructions that are there may still be emulated or starved.
 
-    On one thread: threads that wait for one another are slowed by whatever else runs, and chance would decide.
+    On one thread, in turn, and the least of all rounds counts: whatever else runs must not decide by chance. On a
+    machine without matrix units a loaded moment once gave bf16 to one notebook of a report, at half the speed.
     """
     if not _multiplies_bf16():
         return False
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return seconds_of_convolution("bfloat16", True) < seconds_of_convolution("float32", True)
+        rounds = [[seconds_of_convolution(dtype, True) for dtype in ("bfloat16", "float32")] for _ in range(4)]
+        bf16, float32 = map(min, zip(*rounds, strict=True))
+        return bf16 < float32
     finally:
         torch.set_num_threads(threads)
 
