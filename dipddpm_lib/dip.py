@@ -176,9 +176,10 @@ class DIPConfig:
 class Fit(Step):
     """A step of a DIP fit: x_t is the network's output, x0_hat its running average, both the mean over runs.
 
-    rmse_hat: the average's error estimated on held-out measurements, noise taken off, in units of [-1, 1]; None
-              without any. It sees only what A shows: exact in expectation for random masks and random-sign
-              transforms, too small where A hides what the fit got wrong.
+    rmse_hat: the average's error in units of [-1, 1], estimated on held-out measurements, noise taken off; None
+              without any. They see only what A shows. How much it hides the runs tell, by how far they disagree: the
+              estimate is the held-out error times ‖x̂_i − x̄‖/‖A(x̂_i − x̄)‖, pixels over held-out entries, each by
+              entry. One run alone leaves that factor at 1.
     """
 
     rmse_hat: float | None = None
@@ -241,28 +242,35 @@ def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Ge
     count = int(held.sum())
     watch = _Watch(config, noisy=measurement.sigma_y > 0)
     residual: float | None = None
-    average = torch.zeros(1, 3, *measurement.image_size, device=where.device)
-    unseen = 1.0  # the share of the average that is still its zero start
-    fit = Fit(0, 0, average, average)  # replaced at once: DIPConfig holds at least one iteration
+    averages = torch.zeros(config.runs, 3, *measurement.image_size, device=where.device)
+    unseen = 1.0  # the share of the averages that is still their zero start
+    fit = Fit(0, 0, averages[:1], averages[:1])  # replaced at once: DIPConfig holds at least one iteration
 
     def loss(output: Image) -> Tensor:
         return (weight * (operator.A(output) - y) ** 2).sum()
 
     with compute.side_by_side(config.runs) as at_once:
         for index in range(config.iterations):
-            outputs = at_once([partial(run.iterate, index, loss) for run in runs])
-            x_t = torch.cat(outputs).mean(0, keepdim=True)
+            outputs = torch.cat(at_once([partial(run.iterate, index, loss) for run in runs]))
             decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
-            average = torch.lerp(x_t, average, decay)
+            averages = torch.lerp(outputs, averages, decay)
             unseen *= decay
-            x0_hat = average / (1 - unseen)  # its bias corrected (Kingma and Ba 2015, §3)
+            estimates = averages / (1 - unseen)  # their bias corrected (Kingma and Ba 2015, §3)
+            x_t, x0_hat = (each.mean(0, keepdim=True) for each in (outputs, estimates))
             rmse_hat = None
             if count:
-                residual = float((held * (operator.A(x0_hat) - y) ** 2).sum()) / count
+                seen = operator.A(estimates)
+                error = seen.mean(0, keepdim=True) - y
+                residual = float((held * error**2).sum()) / count
                 rmse_hat = _rmse(residual, measurement.sigma_y, count)
+                if config.runs > 1:
+                    shown = float((held * seen.var(0, keepdim=True)).sum()) / count
+                    rmse_hat *= math.sqrt(float(estimates.var(0).mean()) / max(shown, 1e-12))
             fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
-            # what half the size reaches says nothing of when the whole is done
-            if (index >= config.coarse and watch.over(fit, residual)) or index + 1 == config.iterations:
+            # what half the size reaches says nothing of when the whole is done, and at the start of a warm-up the
+            # held-out error may rise for longer than any patience
+            watched = index >= max(config.coarse, config.warmup // 2)
+            if (watched and watch.over(fit, residual)) or index + 1 == config.iterations:
                 break
             yield fit
     result = watch.result(fit, residual)

@@ -203,26 +203,41 @@ def _(config: SampleConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outco
 def _(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
     denoiser, training = prior_of(cell)
     schedule = NoiseSchedule.named(cell.schedule, cell.T)
-    # the fit is a cell of its own: cells that differ in the second half alone share it, its seconds included
-    first = run(Cell(cell.image, cell.size, cell.seed, config.dip, cell.task))
-    fit = dip.Fit(int(first.extra["iterations"]) - 1, 0, first.x0_hat, first.x0_hat, first.extra.get("rmse_hat"))
+    config = hybrid.settle(y, config)
+    start, fit = _started(config, cell, x_true, y)
     t_start = hybrid.choose_t(fit, schedule, config)
     draw = compute.generator(cell.seed, "sample")
     counted = _Counted(denoiser)
     steps = hybrid.denoise(fit, y, counted, schedule, config, draw)
     watched, last, memory = _watched(x_true, config.sample.steps, steps)
-    seconds = {"fit": first.seconds["fit"], "sample": watched.seconds}
-    trace = first.trace + [(i, s + first.seconds["fit"], p, q) for i, s, p, q in watched.trace]
+    trace = start.trace + [(i, s + start.seconds["fit"], p, q) for i, s, p, q in watched.trace]
+    psnr, ssim = start.trace[-1][2:]
     extra = {
         "training_seconds": training,
         "t_start": float(t_start),
-        "fit_psnr": first.psnr,
-        "fit_ssim": first.ssim,
-        "rmse": metrics.rmse_of(first.psnr),
+        "from_dip": float(config.start == "dip"),
+        "fit_psnr": psnr,
+        "fit_ssim": ssim,
+        "rmse": metrics.rmse_of(psnr),
         **({"rmse_hat": fit.rmse_hat} if fit.rmse_hat is not None else {}),
     }
-    frames = torch.cat([first.frames, *watched.frames])
-    return _Outcome(last.x0_hat, trace, frames, seconds, counted.calls, max(memory, first.memory), extra)
+    frames = torch.cat([start.frames, *watched.frames])
+    seconds = {"fit": start.seconds["fit"], "sample": watched.seconds}
+    return _Outcome(last.x0_hat, trace, frames, seconds, counted.calls, max(memory, start.memory), extra)
+
+
+def _started(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> tuple[_Outcome | Result, dip.Fit]:
+    """How the hybrid's first half went, and the image that it hands off; `config` is settled."""
+    if config.start == "dip":
+        # a cell of its own: cells that differ in the second half alone share it, its seconds included
+        first = run(Cell(cell.image, cell.size, cell.seed, config.dip, cell.task))
+        index = int(first.extra["iterations"]) - 1
+        return first, dip.Fit(index, 0, first.x0_hat, first.x0_hat, first.extra.get("rmse_hat"))
+    begun = hybrid.begin(y, config, compute.generator(cell.seed, "dip"))
+    watched, fit, memory = _watched(x_true, 1, begun)
+    assert isinstance(fit, dip.Fit)
+    outcome = _Outcome(fit.x0_hat, watched.trace, torch.cat(watched.frames), {"fit": watched.seconds}, 0, memory)
+    return outcome, fit
 
 
 class _Counted:
@@ -273,10 +288,13 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
     return compute.default().place(network.requires_grad_(False)), record["losses"], record["seconds"]
 
 
-def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_on: bool = False) -> Path:
+def train_bundled(
+    fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_on: bool = False, more: Sequence[Path] = ()
+) -> Path:
     """Train a bundled prior as the shipped one was, telling how it goes; the path of its weights file.
 
-    go_on: start from the shipped weights; the new file's record then holds theirs, as `before`.
+    go_on: start from the shipped weights; the new file's record then holds theirs, as `before`
+    more:  further photographs to train on, beside those that the dependencies carry
     A training that was stopped is taken up where it last saved its state, a minute of work ago at most.
     """
     before = priors.record(fold) if go_on else None
@@ -285,10 +303,11 @@ def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_o
         "config": asdict(config),
         "seed": seed,
         "from": priors.weights_digest(fold) if go_on else None,
+        "more": [images.digest(images.load(path)) for path in more],
     }
     checkpoint = store.Checkpoint(store.key("experiment.train_bundled", parameters))
     draw = compute.generator(seed, f"bundled prior, fold {fold}")
-    training_images = priors.training_images(fold, draw)
+    training_images = priors.training_images(fold, draw, more)
     training = ddpm.train(training_images, config, draw, priors.shipped(fold) if go_on else None)
     spent = 0.0
     if (state := checkpoint.load()) is not None:
@@ -306,7 +325,7 @@ def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_o
     path = store.folder() / f"bundled_fold{fold}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     seconds = spent + time.perf_counter() - start
-    priors.save(path, training.averaged, fold, asdict(config), seed, seconds, before)
+    priors.save(path, training.averaged, fold, asdict(config), seed, seconds, before, more)
     checkpoint.remove()
     return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -40,14 +40,17 @@ def training_names(fold: Fold) -> tuple[str, ...]:
     return tuple(name for name in images.photographs() if name not in HELD_OUT[fold])
 
 
-def training_images(fold: Fold, generator: torch.Generator) -> list[Image]:
+def training_images(fold: Fold, generator: torch.Generator, more: Sequence[Path] = ()) -> list[Image]:
     """Every training photograph at several scales, and dead leaves coloured from them (a fifth of the list).
 
     The scales bring whole scenes as well as textures into a 64-pixel crop.
+
+    more: further photographs that both folds train on
     """
     out = []
-    for name in training_names(fold):
-        photograph = images.load(name)
+    sources: tuple[str | Path, ...] = (*training_names(fold), *more)
+    for source in sources:
+        photograph = images.load(source)
         height, width = photograph.shape[-2:]
         for side in (80, 112, 160, 224):
             scale = side / min(height, width)
@@ -79,15 +82,18 @@ def save(
     seed: int,
     seconds: float,
     before: dict[str, Any] | None = None,
+    more: Sequence[Path] = (),
 ) -> None:
     """Half-precision weights, thumbnails of all that was trained on, and the record; `training` is its TrainConfig.
 
-    before: the record of the weights that this training went on from.
+    before: the record of the weights that this training went on from
+    more:   further photographs that it was trained on, known by their files' names
     """
     tensors = {f"weights.{k}": v.detach().cpu().half().contiguous() for k, v in denoiser.state_dict().items()}
     digests = {}
-    for name in training_names(fold):
-        photograph = images.load(name)
+    sources = {name: name for name in training_names(fold)} | {path.name: path for path in more}
+    for name, source in sources.items():
+        photograph = images.load(source)
         digests[name] = images.digest(photograph)
         tensors[f"thumb.{name}"] = torch.from_numpy((_thumb(photograph) * 255).round().astype(np.uint8))
     record = {

@@ -252,6 +252,7 @@ SIDEWAYS = {
     ("compute", "types"),
     ("hybrid", "dip"),
     ("hybrid", "ddpm"),
+    ("hybrid", "classical"),
     ("priors", "networks"),
     ("claims", "experiment"),
 }
