@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -218,63 +219,111 @@ def parameters(config: DIPConfig) -> int:
     return config.runs * parameter_count(_network(config, (32, 32), torch.Generator())[0])
 
 
-def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Iterator[Fit]:
+def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Fitting:
     """min_θ ‖m ⊙ (A f_θ(z) − y)‖², m = 1 where y is fitted (Ulyanov et al. 2018, eq. 2); one `Fit` an iteration.
 
     The last `Fit` holds the result: the running average at the stop's best moment.
     """
-    where = compute.default().float32() if config.float32 else compute.default()
-    operator, y = measurement.operator, measurement.y.to(where.device)
-    # the first run goes on drawing from the caller's generator, each other has one of its own
-    seeds = torch.randint(2**48, (config.runs - 1,), generator=generator).tolist()
-    draws = [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
-    runs = [_Run(config, measurement.image_size, where, draw) for draw in draws]
+    return Fitting(measurement, config, generator)
 
-    support = operator.support.to(y).expand(y.shape)
-    held = torch.zeros((), dtype=torch.bool, device=y.device)
-    if config.held_out > 0:
-        held = operator.held_out(y, config.held_out, generator)
-    fitted = support * ~held
-    require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
 
-    weight = fitted / fitted.sum()
-    held = held.expand(y.shape).to(y)
-    count = int(held.sum())
-    watch = _Watch(config, noisy=measurement.sigma_y > 0)
-    residual: float | None = None
-    averages = torch.zeros(config.runs, 3, *measurement.image_size, device=where.device)
-    unseen = 1.0  # the share of the averages that is still their zero start
-    fit = Fit(0, 0, averages[:1], averages[:1])  # replaced at once: DIPConfig holds at least one iteration
+class Fitting(Iterator[Fit]):
+    """A fit under way, one `Fit` at a time; see `reconstruct`."""
 
-    def loss(output: Image) -> Tensor:
-        return (weight * (operator.A(output) - y) ** 2).sum()
+    def __init__(self, measurement: Measurement, config: DIPConfig, generator: torch.Generator):
+        where = compute.default().float32() if config.float32 else compute.default()
+        operator, y = measurement.operator, measurement.y.to(where.device)
+        self.config, self.operator, self.y, self.sigma_y = config, operator, y, measurement.sigma_y
+        # the first run goes on drawing from the caller's generator, each other has one of its own
+        seeds = torch.randint(2**48, (config.runs - 1,), generator=generator).tolist()
+        draws = [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
+        self.runs = [_Run(config, measurement.image_size, where, draw) for draw in draws]
 
-    with compute.side_by_side(config.runs) as at_once:
-        for index in range(config.iterations):
-            outputs = torch.cat(at_once([partial(run.iterate, index, loss) for run in runs]))
-            decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
-            averages = torch.lerp(outputs, averages, decay)
-            unseen *= decay
-            estimates = averages / (1 - unseen)  # their bias corrected (Kingma and Ba 2015, §3)
-            x_t, x0_hat = (each.mean(0, keepdim=True) for each in (outputs, estimates))
-            rmse_hat = None
-            if count:
-                seen = operator.A(estimates)
-                error = seen.mean(0, keepdim=True) - y
-                residual = float((held * error**2).sum()) / count
-                rmse_hat = _rmse(residual, measurement.sigma_y, count)
-                if config.runs > 1:
-                    shown = float((held * seen.var(0, keepdim=True)).sum()) / count
-                    rmse_hat *= math.sqrt(float(estimates.var(0).mean()) / max(shown, 1e-12))
-            fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
-            # what half the size reaches says nothing of when the whole is done, and at the start of a warm-up the
-            # held-out error may rise for longer than any patience
-            watched = index >= max(config.coarse, config.warmup // 2)
-            if (watched and watch.over(fit, residual)) or index + 1 == config.iterations:
-                break
-            yield fit
-    result = watch.result(fit, residual)
-    yield Fit(index, 0, fit.x_t, result.x0_hat, result.rmse_hat)
+        support = operator.support.to(y).expand(y.shape)
+        held = torch.zeros((), dtype=torch.bool, device=y.device)
+        if config.held_out > 0:
+            held = operator.held_out(y, config.held_out, generator)
+        fitted = support * ~held
+        require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
+
+        self.weight = fitted / fitted.sum()
+        self.held = held.expand(y.shape).to(y)
+        self.count = int(self.held.sum())
+        self.watch = _Watch(config, noisy=measurement.sigma_y > 0)
+        self.averages = torch.zeros(config.runs, 3, *measurement.image_size, device=where.device)
+        self.unseen = 1.0  # the share of the averages that is still their zero start
+        self.index = 0
+        self.ended = False
+        self._threads = ExitStack()  # they end with the fit, or with this object where nobody asks for more
+        self._at_once = self._threads.enter_context(compute.side_by_side(config.runs))
+
+    def __next__(self) -> Fit:
+        config, index = self.config, self.index
+        if self.ended:
+            raise StopIteration
+        outputs = torch.cat(self._at_once([partial(run.iterate, index, self._loss) for run in self.runs]))
+        decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
+        self.averages = torch.lerp(outputs, self.averages, decay)
+        self.unseen *= decay
+        estimates = self.averages / (1 - self.unseen)  # their bias corrected (Kingma and Ba 2015, §3)
+        x_t, x0_hat = (each.mean(0, keepdim=True) for each in (outputs, estimates))
+        residual: float | None = None
+        rmse_hat: float | None = None
+        if self.count:
+            seen = self.operator.A(estimates)
+            error = seen.mean(0, keepdim=True) - self.y
+            residual = float((self.held * error**2).sum()) / self.count
+            rmse_hat = _rmse(residual, self.sigma_y, self.count)
+            if config.runs > 1:
+                shown = float((self.held * seen.var(0, keepdim=True)).sum()) / self.count
+                rmse_hat *= math.sqrt(float(estimates.var(0).mean()) / max(shown, 1e-12))
+        fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
+        # what half the size reaches says nothing of when the whole is done, and at the start of a warm-up the
+        # held-out error may rise for longer than any patience
+        watched = index >= max(config.coarse, config.warmup // 2)
+        self.ended = (watched and self.watch.over(fit, residual)) or index + 1 == config.iterations
+        self.index += 1
+        if not self.ended:
+            return fit
+        self.close()
+        result = self.watch.result(fit, residual)
+        return Fit(index, 0, x_t, result.x0_hat, result.rmse_hat)
+
+    def close(self) -> None:
+        """End the fit here."""
+        self.ended = True
+        self._threads.close()
+
+    def _loss(self, output: Image) -> Tensor:
+        return (self.weight * (self.operator.A(output) - self.y) ** 2).sum()
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of all that the next steps depend on, after at least one step."""
+        parts = {f"run {n}": run.state() for n, run in enumerate(self.runs)} | {"watch": self.watch.state()}
+        return {
+            **{f"{part}, {name}": value for part, values in parts.items() for name, value in values.items()},
+            "averages": self.averages.clone(),
+            "unseen": torch.tensor(self.unseen, dtype=torch.float64),
+            "index": torch.tensor(self.index),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken, bit by bit as if there had been no interruption.
+
+        This fit must come from the same measurement, configuration and seed.
+        """
+        index = int(state["index"])
+        most = self.config.iterations - 1
+        require(index <= most, f"state: expected at most {most} steps taken, got {index}")
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(f"{name}, "): value for key, value in state.items() if key.startswith(f"{name}, ")}
+
+        for n, run in enumerate(self.runs):
+            run.restore(part(f"run {n}"))
+        self.watch.restore(part("watch"), self.averages.device)
+        self.averages.copy_(state["averages"])
+        self.unseen, self.index = float(state["unseen"]), index
 
 
 class _Run:
@@ -299,6 +348,13 @@ class _Run:
         self.optimiser.step(loss(output), config.lr * rate)
         return output.detach().contiguous()
 
+    def state(self) -> dict[str, Tensor]:
+        return {**self.optimiser.state(), "generator": self.generator.get_state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.optimiser.restore(state)
+        self.generator.set_state(state["generator"])
+
 
 def _rmse(mse: float, sigma_y: float, count: int) -> float:
     """The noise taken off, but no less than its own standard error: a mean of `count` squares varies by √(2/count)."""
@@ -311,7 +367,7 @@ class _Watch:
     def __init__(self, config: DIPConfig, noisy: bool):
         self.config = config
         self.patience = config.patience if noisy else 3 * config.patience
-        self.best: Fit  # set by the first call of `over`
+        self.best: Fit | None = None
         self.least = float("inf")
         self.mean: Image | None = None
         self.variance = 0.0
@@ -323,7 +379,7 @@ class _Watch:
             measure = residual
         elif self.config.stop == "emv":
             measure = self._moving_variance(fit)
-        if measure <= self.least:
+        if self.best is None or measure <= self.least:
             self.least, self.best = measure, fit
         return fit.index - self.best.index >= self.patience
 
@@ -334,7 +390,27 @@ class _Watch:
         # before the rate warmed up)
         if self.config.stop == "held_out" and residual is not None and residual <= 1.1 * self.least:
             return last
-        return self.best
+        return self.best or last
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of what was seen so far; the least measure first, then the variance."""
+        out = {"measures": torch.tensor([self.least, self.variance], dtype=torch.float64)}
+        if self.mean is not None:
+            out["mean"] = self.mean.clone()
+        if self.best is not None:
+            rmse_hat = math.nan if self.best.rmse_hat is None else self.best.rmse_hat
+            out["best"] = torch.tensor([self.best.index, rmse_hat], dtype=torch.float64)
+            out |= {"best x_t": self.best.x_t.clone(), "best x0_hat": self.best.x0_hat.clone()}
+        return out
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        self.least, self.variance = state["measures"].tolist()
+        self.mean = state["mean"].to(device) if "mean" in state else None
+        self.best = None
+        if "best" in state:
+            index, rmse_hat = state["best"].tolist()
+            x_t, x0_hat = state["best x_t"].to(device), state["best x0_hat"].to(device)
+            self.best = Fit(int(index), 0, x_t, x0_hat, None if math.isnan(rmse_hat) else rmse_hat)
 
     def _moving_variance(self, fit: Fit) -> float:
         """EMV with α = 0.1: O(1) a step in place of a window (Wang et al. 2023, eq. 6 and 7)."""
