@@ -180,7 +180,7 @@ class Fit(Step):
     rmse_hat: the average's error in units of [-1, 1], estimated on held-out measurements, noise taken off; None
               without any. They see only what A shows. How much it hides the runs tell, by how far they disagree: the
               estimate is the held-out error times ‖x̂_i − x̄‖/‖A(x̂_i − x̄)‖, pixels over held-out entries, each by
-              entry. One run alone leaves that factor at 1.
+              entry, and never below 1. One run alone leaves that factor at 1.
     """
 
     rmse_hat: float | None = None
@@ -276,7 +276,8 @@ class Fitting(Iterator[Fit]):
             rmse_hat = _rmse(residual, self.sigma_y, self.count)
             if config.runs > 1:
                 shown = float((self.held * seen.var(0, keepdim=True)).sum()) / self.count
-                rmse_hat *= math.sqrt(float(estimates.var(0).mean()) / max(shown, 1e-12))
+                # below 1 it would say that fitted entries are right: there the runs agree on the noise they fitted
+                rmse_hat *= max(1.0, math.sqrt(float(estimates.var(0).mean()) / max(shown, 1e-12)))
         fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
         # what half the size reaches says nothing of when the whole is done, and at the start of a warm-up the
         # held-out error may rise for longer than any patience

@@ -111,7 +111,7 @@ def test_a_coarse_start_leaves_the_finest_scale_as_it_is(monkeypatch: pytest.Mon
 
 def test_the_stop_waits_for_the_finest_scale(monkeypatch: pytest.MonkeyPatch) -> None:
     """A measure that says stop from the first iteration on ends the fit only once the coarse start is over."""
-    config = replace(TINY, coarse=12, stop="held_out", held_out=0.1, patience=2, iterations=30)
+    config = replace(TINY, coarse=12, warmup=0, stop="held_out", held_out=0.1, patience=2, iterations=30)
     monkeypatch.setattr(dip._Watch, "over", lambda self, fit, residual: (setattr(self, "best", fit), True)[1])
     assert len(_fits(_clean(), config)) == 13
 
@@ -277,6 +277,37 @@ def test_the_error_estimate_sees_no_target_and_comes_near_it() -> None:
     # for pixels that are harder to guess than to fit
     assert last.rmse_hat is not None
     assert 0.7 * true < last.rmse_hat < 1.8 * true
+
+
+class _Dimmed(operators.Identity):
+    """A x = x/2: what is measured shows half of every error."""
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return x / 2
+
+
+def test_the_runs_tell_how_much_the_measurement_hides() -> None:
+    """Adam does not see the scale of its loss, so both fits are one; only the held-out error is halved."""
+    x = images.load("coffee", 32)
+    estimates = {}
+    for runs in (1, 2):
+        config = replace(DIPConfig.fast(60), runs=runs, held_out=0.1, stop="none")
+        for operator in (operators.Identity(), _Dimmed()):
+            y = operators.measure(operator, x, 0.0, compute.generator(0, "n"))
+            *_, last = dip.reconstruct(y, config, compute.generator(0, "dip"))
+            estimates[runs, type(operator)] = last.rmse_hat
+    # ε = 1e-8 in Adam's denominator is what tells the two fits apart
+    assert estimates[1, _Dimmed] == pytest.approx(estimates[1, operators.Identity] / 2, rel=0.15)
+    assert estimates[2, _Dimmed] == pytest.approx(estimates[2, operators.Identity], rel=0.15)
+
+
+def test_the_stop_waits_for_half_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the rate is near 0 the held-out error may rise for longer than any patience."""
+    asked: list[int] = []
+    monkeypatch.setattr(dip._Watch, "over", lambda self, fit, residual: asked.append(fit.index) or False)
+    config = replace(DIPConfig.fast(12), warmup=8)
+    list(dip.reconstruct(_clean(), config, compute.generator(0, "dip")))
+    assert asked == list(range(4, 12))
 
 
 @pytest.mark.parametrize("task", ["inpaint_50", "super_x4", "deblur", "compressive_10", "fourier_x4"])
