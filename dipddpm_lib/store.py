@@ -28,7 +28,7 @@ from . import compute
 from .types import InputError
 
 STALE_SECONDS = 6 * 3600
-# what a result depends on: layers 0-2, but for `adapters`, through which no stored result is made
+# what a result depends on: layers 0-2, but for `adapters` and `tiles`, through which no stored result is made
 SOURCES = (
     *("types", "images", "compute", "schedules", "operators", "networks", "metrics", "priors", "optimise"),
     *("dip", "ddpm", "hybrid", "classical"),

@@ -242,7 +242,7 @@ def test_versions_agree() -> None:
 LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
-    ("dip", "ddpm", "hybrid", "classical", "adapters"),
+    ("dip", "ddpm", "hybrid", "classical", "adapters", "tiles"),
     ("experiment", "claims", "replay", "plotting"),
     ("widgets",),
 )
