@@ -28,10 +28,10 @@ from dipddpm_lib.types import Image, Measurement
 HERE = Path(__file__).resolve().parent
 SIZE = 128
 SCHEDULE = NoiseSchedule.cosine(1000)
-SIGMAS = (0.1, 0.2, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0)
-LAMBDAS = (1.0, 3.0, 7.0, 20.0, 60.0)  # tried where y is noisy; elsewhere the prior never outweighs it
+SIGMAS = (0.15, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0)
+LAMBDAS = (3.0, 7.0, 20.0)  # tried where y is noisy; elsewhere it is trusted to its rounding, whatever λ
 STEPS = 8
-FITS = (40, 100, 200)
+FITS = (60, 200)
 
 # the nine tasks, which made the rules, and what tests them: (kind, strength) of `operators.degradation`
 DEGRADATIONS: dict[str, tuple[str, float] | None] = {
