@@ -23,7 +23,7 @@ quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help report paper test test-fast bench lab check clean
+.PHONY: help report paper test test-fast bench priors lab check clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -42,6 +42,9 @@ test-fast: $(STAMP) ## every test but the slow ones
 
 bench: $(STAMP) ## timings side by side, half an hour or so [QUICK=1: within three minutes]
 	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick --output benchmarks/quick.json)
+
+priors: $(STAMP) ## train the shipped priors further, hours on two cores; resumes where it was stopped (needs apt-get)
+	$(BIN)/python benchmarks/train_priors.py
 
 lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-browser"]
 	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)

@@ -351,8 +351,10 @@ def hybrid_rows(quick: bool) -> Iterator[Row]:
     tasks = ("compressive_10",) if quick else ("denoise_50", "inpaint_50", "super_x4", "compressive_10")
     pictures = ("coffee",) if quick else ("astronaut", "chelsea")
     pairs = [(task, pictures[i % len(pictures)]) for i, task in enumerate(tasks)]
-    restoration = [Cell(picture, 128, 0, HybridConfig.quick(), task) for task, picture in pairs]
-    yield _against_dip([replace(cell, config=HybridConfig()) for cell in restoration], 300 if quick else 1000)
+    # from DIP in every task: what `HybridConfig` would start from elsewhere is no claim about DIP
+    quickly = replace(HybridConfig.quick(), start="dip")
+    restoration = [Cell(picture, 128, 0, quickly, task) for task, picture in pairs]
+    yield _against_dip(restoration, 300 if quick else 1000)
     yield _against_ddpm(restoration, "B", 50 if quick else 1000)
     known = replace(HybridConfig.quick(), consistency=False, rho=1.0)
     training = TrainConfig(steps=40 if quick else 400)
@@ -371,7 +373,7 @@ def _against_dip(cells: list[Cell], iterations: int) -> Row:
         hybrids.append(hybrid)
         reached += hybrid.psnr >= best
     return Row(
-        "DIP+DDPM, fit included, protocol B: time",
+        "DIP+DDPM, quick, fit included, protocol B: time",
         f"DIP `fast`, {DIPConfig.fast().runs} networks, up to the best of {iterations} iterations, by the target",
         *spread(ratios),
         "× faster",

@@ -32,7 +32,7 @@ from dipddpm_lib.types import InputError, Result, Step
 
 DIP = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=6, held_out=0.1)
 SAMPLE = SampleConfig(steps=3)
-HYBRID = HybridConfig(dip=DIP, sample=SAMPLE)
+HYBRID = HybridConfig(dip=DIP, sample=SAMPLE, start="dip")
 TRAINING = TrainConfig(channels=(8,), steps=3, batch=2, warmup=1)
 
 
