@@ -59,7 +59,7 @@ def training_images(fold: Fold, generator: torch.Generator, more: Sequence[Path]
     return out + [dead_leaves(128, out, generator) for _ in range(len(out) // 4)]
 
 
-def dead_leaves(size: int, palette: list[Image], generator: torch.Generator) -> Image:
+def dead_leaves(size: int, palette: Sequence[Tensor], generator: torch.Generator) -> Image:
     """Random discs that hide one another, radii with density ∝ r⁻³, colours from photographs (Lee et al. 2001)."""
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     source = palette[int(torch.randint(len(palette), (), generator=generator))].flatten(2)[0]

@@ -1,6 +1,5 @@
 """The shipped priors know what they were trained on: copies are refused, other pictures are not."""
 
-# ruff: noqa: E402 (benchmarks/ is a folder of scripts, not a package: its path comes before its imports)
 from __future__ import annotations
 
 import io
@@ -226,7 +225,7 @@ def test_no_further_photograph_is_taken_for_one_of_ours(name: str) -> None:
 
 def test_further_photographs_are_trained_on_and_remembered(tmp_path: Path) -> None:
     path = tmp_path / "mine.png"
-    images.save(path, images.load("coffee", 90))
+    images.save(images.load("coffee", 90), path)
     draw = compute.generator(0, "images")
     plain, more = (priors.training_images(1, compute.generator(0, "images"), files) for files in ((), [path]))
     assert len(more) >= len(plain) + 1
