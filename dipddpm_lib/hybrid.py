@@ -13,7 +13,7 @@ from . import compute, dip
 from .ddpm import SampleConfig, sample
 from .dip import DIPConfig, Fit
 from .schedules import NoiseSchedule
-from .types import Denoiser, Image, InputError, Measurement, Step, require
+from .types import Denoiser, Image, InputError, Measurement, Step, check_fields, require
 
 HandOff = Literal["calibrated", "renoise"]
 
@@ -41,7 +41,7 @@ class HybridConfig:
         return cls(dip=replace(DIPConfig.fast(iterations=60), runs=2))
 
     def __post_init__(self) -> None:
-        require(self.kind in ("calibrated", "renoise"), f"kind: expected calibrated or renoise, got {self.kind!r}")
+        check_fields(self)
         require(self.rho > 0, f"rho: expected a factor above 0, got {self.rho}")
         require(self.t_start is None or self.t_start >= 0, f"t_start: expected 0 … T or None, got {self.t_start}")
         require(
