@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import images
 from .operators import Blur, Compressive, Downsampling, Fourier, Identity, Inpainting, pseudo_inverse
-from .types import Image, LinearOperator, Measurement, Step, require
+from .types import Image, LinearOperator, Measurement, Step, check_fields, require
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class ClassicalConfig:
     tv_iterations: int = 60
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.tv_iterations >= 1, f"tv_iterations: expected 1 or more, got {self.tv_iterations}")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,10 +21,11 @@ from .dip import DIPConfig
 from .hybrid import HybridConfig
 from .networks import DenoisingUNet, build
 from .schedules import NoiseSchedule, ScheduleName, spacing
-from .types import Image, InputError, Interval, Measurement, Result, Step, require
+from .types import Image, InputError, Interval, Measurement, Result, Step, check_fields, require
 
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
+BUNDLED_CHANNELS = TrainConfig.bundled().channels
 CHECKPOINT_SECONDS = 60
 TRACE_POINTS = 40
 FRAMES = 12
@@ -58,6 +57,8 @@ class Cell:
 
     def check(self) -> None:
         """Everything that can be refused before computing is refused here, as `InputError`."""
+        check_fields(self)
+        self._check_memory()
         x_true = self.x_true()
         self.measurement(x_true)
         schedule = NoiseSchedule.named(self.schedule, self.T)
@@ -74,6 +75,14 @@ class Cell:
                 require(crop is None or crop <= side, f"crop: expected at most {side}, the image's side, got {crop}")
         if isinstance(self.config, HybridConfig) and self.config.t_start is not None:
             schedule.check_t(self.config.t_start, "t_start")
+
+    def _check_memory(self) -> None:
+        need, have = bytes_needed(self), compute.memory()
+        require(
+            need <= have,
+            f"size: {self.method} at {self.size} × {self.size} needs at least {need / 2**30:,.1f} GiB of memory, this "
+            f"machine has {have / 2**30:,.1f}; lower the size, or the widths and the batch of the networks",
+        )
 
     def x_true(self) -> Image:
         return images.load(self.image, self.size)
@@ -93,6 +102,46 @@ METHOD: dict[type, str] = {
     HybridConfig: "DIP+DDPM",
     ClassicalConfig: "classical",
 }
+
+
+# What a run keeps in memory: numbers a pixel for each channel of its network, a channel of scale i counting 4^-i, and
+# bytes a pixel whatever the network. Fitted from below to peaks that compute.peak_memory measured on one thread, at 512²
+# but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1041, `shaped(5, 64)`
+# 2056, the U-Net's call 868, its training 13518, all in bf16; `published` 10262, `snail` 1969, `deep_decoder` 3901 in
+# float32. A test holds that the estimate lies between half of a peak and the whole.
+LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 8, 13, 4.5, 4.5, 30
+PIXEL_BYTES = 300
+STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
+
+
+def bytes_needed(cell: Cell) -> float:
+    """Peak memory of the cell's computing, estimated from below: what this says does not fit does not fit."""
+    config, needs = cell.config, [0.0]
+    number = 2 if compute.default().dtype == "bfloat16" else 4
+    fit = config.dip if isinstance(config, HybridConfig) else config
+    if isinstance(fit, DIPConfig):
+        each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
+        at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
+        padded = 2**fit.depth * -(-cell.size // 2**fit.depth)  # every scale halves the side
+        needs.append(each * at_once * _channels(fit.filters) * padded**2 + fit.runs * _weight_bytes(fit.filters))
+    if isinstance(config, SampleConfig | HybridConfig):
+        training = cell.training if cell.prior == "single" else None
+        widths = training.channels if training else BUNDLED_CHANNELS
+        needs.append(CALL * number * _channels(widths) * cell.size**2)
+        if training:
+            area = training.batch * (training.crop or cell.size) ** 2
+            needs.append(TRAINING * number * _channels(widths) * area + _weight_bytes(widths))
+    return max(needs) + PIXEL_BYTES * cell.size**2
+
+
+def _channels(widths: Sequence[int]) -> float:
+    """Channels a pixel of the image, all scales together."""
+    return sum(width / 4**scale for scale, width in enumerate(widths))
+
+
+def _weight_bytes(widths: Sequence[int]) -> float:
+    """Of the 3×3 convolutions within each scale, with what training keeps beside them; at least one a scale."""
+    return float(4 * STATES * sum(9 * width**2 for width in widths))
 
 
 @dataclass
@@ -381,9 +430,12 @@ def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
 
 
 def _result(record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Result:
-    fields = {name: record[name] for name in record if name != "trace"}
-    trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
-    return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
+    try:
+        fields = {name: record[name] for name in record if name != "trace"}
+        trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
+        return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
+    except (KeyError, TypeError, ValueError) as error:  # whole, but not written by `run`
+        raise InputError(f"store: {store.folder()} holds a result of another form ({error!r}); remove it") from error
 
 
 class Results(Sequence[tuple[Cell, Result]]):
@@ -486,6 +538,8 @@ def sweep(cells: Iterable[Cell], client: Any = None, name: str = "") -> Results:
     name:   keep the list of these results as a collection, for `collected`
     """
     cells = tuple(cells)
+    if name:
+        store.check_name(name)
     for cell in cells:
         cell.check()
     if client is None:
@@ -508,45 +562,22 @@ def _announced(cells: Sequence[Cell], name: str) -> Iterator[Cell]:
         yield cell
 
 
-def _collection_path(name: str) -> Path:
-    return store.folder() / "collections" / f"{name}.json"
-
-
 def _keep_collection(name: str, cells: Sequence[Cell]) -> None:
     entries = []
     for cell in cells:
         key = store.key("experiment.run", _parameters(cell, cell.x_true()))
         entries.append({"key": key, "cell": asdict(cell), "config": type(cell.config).__name__})
-    _write_collection(name, {"source": store.source_digest(), "entries": entries})
-
-
-def _write_collection(name: str, content: Any) -> None:
-    path = _collection_path(name)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_suffix(f".tmp-{os.getpid()}")
-        scratch.write_text(json.dumps(content, sort_keys=True))
-        scratch.replace(path)
-    except OSError as error:
-        raise InputError(f"store: cannot write to {path.parent} ({error.strerror or error})") from error
-
-
-def _read_collection(name: str) -> Any:
-    """What was written under this name; None where nothing reads as JSON."""
-    try:
-        return json.loads(_collection_path(name).read_text())
-    except (OSError, ValueError):
-        return None
+    store.write_list(name, {"source": store.source_digest(), "entries": entries})
 
 
 def note(name: str, **numbers: float) -> None:
     """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
-    _write_collection(f"{name}.numbers", {"source": store.source_digest(), "numbers": numbers})
+    store.write_list(f"{name}.numbers", {"source": store.source_digest(), "numbers": numbers})
 
 
 def _of_this_source(name: str) -> dict[str, Any]:
     """A collection, unless the library has changed since: then its numbers are no longer this library's."""
-    kept = _read_collection(name)
+    kept = store.read_list(name)
     current = isinstance(kept, dict) and kept.get("source") == store.source_digest()
     return kept if current else {}
 

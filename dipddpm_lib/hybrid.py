@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 
@@ -15,7 +15,7 @@ from .ddpm import SampleConfig, sample
 from .dip import DIPConfig, Fit
 from .operators import Identity, Inpainting, pseudo_inverse
 from .schedules import NoiseSchedule
-from .types import Denoiser, Image, InputError, Measurement, Step, require
+from .types import Denoiser, Image, InputError, Measurement, Step, check_fields, require
 
 HandOff = Literal["calibrated", "renoise"]
 Start = Literal["auto", "dip", "classical", "measurement"]
@@ -47,10 +47,7 @@ class HybridConfig:
         return cls(dip=replace(DIPConfig.fast(iterations=60), runs=2))
 
     def __post_init__(self) -> None:
-        require(self.kind in ("calibrated", "renoise"), f"kind: expected calibrated or renoise, got {self.kind!r}")
-        require(
-            self.start in get_args(Start), f"start: expected one of {', '.join(get_args(Start))}, got {self.start!r}"
-        )
+        check_fields(self)
         require(self.rho > 0, f"rho: expected a factor above 0, got {self.rho}")
         require(self.t_start is None or self.t_start >= 0, f"t_start: expected 0 … T or None, got {self.t_start}")
         require(

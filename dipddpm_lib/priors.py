@@ -30,6 +30,7 @@ HELD_OUT: dict[int, tuple[str, ...]] = {1: ("astronaut", "coffee"), 2: ("chelsea
 """Each fold's prior is trained without these and scored on them."""
 
 THUMB = 64
+LARGEST_BYTES = 2**28  # of a weights file; those shipped have a few MB
 SEEN = 0.87
 """Similarity from which a target counts as seen. Different photographs stay under 0.84, copies above 0.9 (tests)."""
 
@@ -121,8 +122,18 @@ def weights_digest(fold: Fold) -> str:
     return _digest(_weights(fold))
 
 
+def _check_file(path: Path) -> None:
+    """Before a byte of it is read."""
+    require(
+        path.is_file() and path.stat().st_size <= LARGEST_BYTES,
+        f"prior: {path} is not a weights file of this library (expected a file of at most {LARGEST_BYTES:,} bytes); "
+        "install it anew",
+    )
+
+
 @cache
 def _digest(path: Path) -> str:
+    _check_file(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -137,6 +148,7 @@ def _weights(fold: Fold) -> Path:
 
 @cache
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    _check_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -275,8 +287,15 @@ def load_fold(fold: Fold) -> DenoisingUNet:
 def shipped(fold: Fold) -> DenoisingUNet:
     """One fold's prior in float32, as its file holds it, on the CPU: what a training goes on from."""
     record, tensors = _read(_weights(fold))
-    network = build(DenoisingUNet, torch.Generator(), channels=tuple(record["channels"]))
     state = {k.removeprefix("weights."): v.float() for k, v in tensors.items() if k.startswith("weights.")}
+    try:
+        channels = tuple(record["channels"])
+        with torch.device("meta"):  # what the file says of itself takes no memory until its weights bear it out
+            DenoisingUNet(channels).load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        cause = str(error).partition("\n")[0]
+        raise InputError(f"prior: {_weights(fold)} does not hold the weights that it names ({cause})") from error
+    network = build(DenoisingUNet, torch.Generator(), channels=channels)
     network.load_state_dict(state)
     return network.requires_grad_(False)
 

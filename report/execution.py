@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import logging
+import math
 import os
 import re
 import time
@@ -146,12 +147,14 @@ def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
     if isinstance(default, float) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-3 as a string, for want of a dot; in Python it is a float
         try:
-            return float(value)
-        except (TypeError, ValueError):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+        except (TypeError, ValueError, OverflowError):
             pass
     if isinstance(default, tuple | list) and isinstance(value, list):
         return [fitting(name, item, default[0], stem) for item in value] if default else value
-    if type(value) is type(default):
+    if type(value) is type(default) and not isinstance(default, float):
         return value
     raise BuildError(
         f"{stem}: parameter {name} expects {type(default).__name__} (default {default!r}), "

@@ -361,7 +361,7 @@ BAD: dict[str, tuple[Callable[[], Cell], str]] = {
     "size": (lambda: replace(cell(), size=8), "size"),
     "task": (lambda: cell(task="paint"), "task"),
     "T": (lambda: cell(SAMPLE, T=1), "T counts"),
-    "T that is no number of steps": (lambda: cell(SAMPLE, T=10.5), "T counts"),
+    "T that is no number of steps": (lambda: cell(SAMPLE, T=10.5), "T: expected a whole number"),
     "schedule": (lambda: cell(SAMPLE, schedule="square"), "schedule"),
     "steps": (lambda: cell(SAMPLE, T=2), "steps"),
     "steps of a hybrid": (lambda: cell(HYBRID, T=2), "steps"),
@@ -477,7 +477,7 @@ def test_what_a_sweep_kept_is_collected() -> None:
     pd.testing.assert_frame_equal(kept.frame(), results.frame(), check_like=True)
     sweep(cells[:1], name="all")
     assert len(collected("all")) == 1, "the last sweep of a name counts"
-    assert len(collected("none of this name")) == 0
+    assert len(collected("none_of_this_name")) == 0
 
 
 def test_bundled_cells_are_collected_as_they_were() -> None:
