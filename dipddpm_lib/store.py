@@ -136,12 +136,16 @@ def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
 def remember(
     function: str, parameters: Mapping[str, Any], work: Callable[[], tuple[Mapping[str, Any], Mapping[str, Tensor]]]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `work()` returned for these parameters: read from the store, or computed now and kept."""
+    """What `work()` returned for these parameters: read from the store, or computed now and kept.
+
+    The `Checkpoint` that work may have left under this key goes once the result is there.
+    """
     name = key(function, parameters)
     if (found := get(name)) is not None:
         return found
     record, arrays = work()
     put(name, record, arrays)
+    Checkpoint(name).remove()
     # through JSON, so that the first answer has the types of every later one
     return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
 
