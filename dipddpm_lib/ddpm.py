@@ -143,9 +143,13 @@ class Training(Iterator[TrainStep]):
             p.data = view
         self.index = 0
 
+    @property
+    def ended(self) -> bool:
+        return self.index == self.config.steps
+
     def __next__(self) -> TrainStep:
         config, where, index = self.config, self.where, self.index
-        if index == config.steps:
+        if self.ended:
             raise StopIteration
         x0 = _crops(self.images, config, self.generator)
         u = (torch.arange(config.batch) + torch.rand((), generator=self.generator)) / config.batch % 1

@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, singledispatch
+from functools import cache, partial, singledispatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import pandas as pd
 import torch
@@ -24,6 +24,8 @@ from .schedules import NoiseSchedule, ScheduleName, spacing
 from .types import Image, InputError, Interval, Measurement, Result, Step, check_fields, require
 
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
+
+Yielded = TypeVar("Yielded", covariant=True)
 
 BUNDLED_CHANNELS = TrainConfig.bundled().channels
 CHECKPOINT_SECONDS = 60
@@ -152,33 +154,105 @@ class _Run:
     every: int
     keep: int
     seconds: float = 0.0
+    count: int = -1
     trace: list[tuple[int, float, float, float]] = field(default_factory=list)
     frames: list[Tensor] = field(default_factory=list)
 
     def consume(self, steps: Iterator[Step]) -> Step:
-        count = -1
         start = compute.clock()
         step: Step | None = None
         for step in steps:
             self.seconds += compute.clock() - start
-            count += 1
-            if count % self.every == 0:
+            self.count += 1
+            if self.count % self.every == 0:
                 self._note(step)
-            if count % self.keep == 0:
+            if self.count % self.keep == 0:
                 self.frames.append(images.to_uint8(step.x0_hat))
             start = compute.clock()
         self.seconds += compute.clock() - start
         assert step is not None  # every method yields at least once
-        if self.trace[-1][0] != step.index or count % self.every != 0:
+        if self.trace[-1][0] != step.index or self.count % self.every != 0:
             self._note(step)
-        if count % self.keep != 0:
+        if self.count % self.keep != 0:
             self.frames.append(images.to_uint8(step.x0_hat))
         return step
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "noted.seconds": torch.tensor(self.seconds, dtype=torch.float64),
+            "noted.count": torch.tensor(self.count),
+            "noted.trace": torch.tensor(self.trace, dtype=torch.float64),
+            "noted.frames": torch.cat(self.frames),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.seconds, self.count = float(state["noted.seconds"]), int(state["noted.count"])
+        self.trace = [(int(i), s, p, q) for i, s, p, q in state["noted.trace"].tolist()]
+        self.frames = list(state["noted.frames"].split(1))
 
     def _note(self, step: Step) -> None:
         x0_hat = step.x0_hat.to(self.x_true.device)
         scores = metrics.psnr(x0_hat, self.x_true), metrics.ssim(x0_hat, self.x_true)
         self.trace.append((step.index, self.seconds, *scores))
+
+
+@dataclass
+class _Series:
+    """A number a step, and the seconds that the steps took, in whichever process."""
+
+    seconds: float = 0.0
+    values: list[float] = field(default_factory=list)
+
+    def consume(self, steps: Iterator[Yielded], value: Callable[[Yielded], float]) -> Yielded:
+        start = compute.clock()
+        step: Yielded | None = None
+        for step in steps:
+            self.seconds += compute.clock() - start
+            self.values.append(value(step))
+            start = compute.clock()
+        self.seconds += compute.clock() - start
+        assert step is not None  # no work is without a step
+        return step
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "noted.seconds": torch.tensor(self.seconds, dtype=torch.float64),
+            "noted.values": torch.tensor(self.values, dtype=torch.float64),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.seconds, self.values = float(state["noted.seconds"]), state["noted.values"].tolist()
+
+
+class _Resumable(Protocol[Yielded]):
+    """`dip.Fitting` and `ddpm.Training`."""
+
+    @property
+    def ended(self) -> bool: ...
+    def __iter__(self) -> Iterator[Yielded]: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def restore(self, state: Mapping[str, Tensor], /) -> None: ...
+
+
+def _resumed(
+    begin: Callable[[], _Resumable[Yielded]], checkpoint: store.Checkpoint, notes: _Run | _Series
+) -> Iterator[Yielded]:
+    """The steps of `begin()`, from where an earlier process left them; saved with the consumer's notes.
+
+    Every CHECKPOINT_SECONDS, so what takes less never pays for it; the consumer's clock does not count the saving.
+    """
+    work = begin()
+    if (state := checkpoint.load()) is not None:
+        work.restore(state)
+        notes.restore(state)
+    saved = time.perf_counter()
+    for step in work:
+        yield step
+        if time.perf_counter() - saved >= CHECKPOINT_SECONDS and not work.ended:
+            start = compute.clock()
+            checkpoint.save({**work.state(), **notes.state()})
+            notes.seconds -= compute.clock() - start
+            saved = time.perf_counter()
 
 
 @dataclass
@@ -202,9 +276,17 @@ def _warm_up() -> None:
         pass
 
 
+def _noting(x_true: Image, count: int) -> _Run:
+    """Notes on `count` steps or fewer."""
+    return _Run(x_true, max(1, count // TRACE_POINTS), max(1, count // FRAMES))
+
+
 def _watched(x_true: Image, count: int, steps: Iterator[Step]) -> tuple[_Run, Step, int]:
+    return _consumed(_noting(x_true, count), steps)
+
+
+def _consumed(run: _Run, steps: Iterator[Step]) -> tuple[_Run, Step, int]:
     _warm_up()
-    run = _Run(x_true, max(1, count // TRACE_POINTS), max(1, count // FRAMES))
     with compute.peak_memory() as peak:
         last = run.consume(steps)
     return run, last, peak.bytes
@@ -217,8 +299,10 @@ def _execute(config: Config, cell: Cell, x_true: Image, y: Measurement) -> _Outc
 
 @_execute.register
 def _(config: DIPConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
-    steps = dip.reconstruct(y, config, compute.generator(cell.seed, "dip"))
-    run, last, memory = _watched(x_true, config.iterations, steps)
+    begin = partial(dip.reconstruct, y, config, compute.generator(cell.seed, "dip"))
+    run = _noting(x_true, config.iterations)
+    checkpoint = store.Checkpoint(store.key("experiment.run", _parameters(cell, x_true)))
+    run, last, memory = _consumed(run, _resumed(begin, checkpoint, run))
     assert isinstance(last, dip.Fit)
     extra = {"iterations": float(last.index + 1), "parameters": float(dip.parameters(config))}
     if last.rmse_hat is not None:
@@ -326,10 +410,11 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
     parameters = {"image": images.digest(x_true), "config": asdict(config), "seed": seed}
 
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
-        start, losses = time.perf_counter(), []
-        for step in ddpm.train([x_true], config, compute.generator(seed, "train")):
-            losses.append(step.loss)
-        return {"seconds": time.perf_counter() - start, "losses": losses}, step.denoiser.state_dict()
+        begin = partial(ddpm.train, [x_true], config, compute.generator(seed, "train"))
+        losses = _Series()
+        steps = _resumed(begin, store.Checkpoint(store.key("ddpm.train", parameters)), losses)
+        last = losses.consume(steps, lambda step: step.loss)
+        return {"seconds": losses.seconds, "losses": losses.values}, last.denoiser.state_dict()
 
     record, state = store.remember("ddpm.train", parameters, work)
     network = build(DenoisingUNet, torch.Generator(), channels=config.channels)
@@ -357,24 +442,18 @@ def train_bundled(
     checkpoint = store.Checkpoint(store.key("experiment.train_bundled", parameters))
     draw = compute.generator(seed, f"bundled prior, fold {fold}")
     training_images = priors.training_images(fold, draw, more)
-    training = ddpm.train(training_images, config, draw, priors.shipped(fold) if go_on else None)
-    spent = 0.0
-    if (state := checkpoint.load()) is not None:
-        training.restore(state)
-        spent = float(state["seconds"])
-    start = saved = time.perf_counter()
-    for step in training:
-        now = time.perf_counter()
+    begin = partial(ddpm.train, training_images, config, draw, priors.shipped(fold) if go_on else None)
+    losses = _Series()
+
+    def loss(step: ddpm.TrainStep) -> float:
         if step.index % 250 == 0:
-            print(f"step {step.index}, loss {step.loss:.4f}, {spent + now - start:.0f} s", file=sys.stderr, flush=True)
-        if now - saved >= CHECKPOINT_SECONDS:
-            passed = torch.tensor(spent + now - start, dtype=torch.float64)
-            checkpoint.save({**training.state(), "seconds": passed})
-            saved = now
+            print(f"step {step.index}, loss {step.loss:.4f}, {losses.seconds:.0f} s", file=sys.stderr, flush=True)
+        return step.loss
+
+    last = losses.consume(_resumed(begin, checkpoint, losses), loss)
     path = store.folder() / f"bundled_fold{fold}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    seconds = spent + time.perf_counter() - start
-    priors.save(path, training.averaged, fold, asdict(config), seed, seconds, before, more)
+    priors.save(path, last.denoiser, fold, asdict(config), seed, losses.seconds, before, more)
     checkpoint.remove()
     return path
 
@@ -410,8 +489,11 @@ def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
 
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
         y = Measurement(target, operators.Identity(), 0.0)
-        fits = dip.reconstruct(y, config, compute.generator(seed, "dip"))
-        return {"psnr": [metrics.psnr(fit.x_t, target) for fit in fits]}, {}
+        begin = partial(dip.reconstruct, y, config, compute.generator(seed, "dip"))
+        curve = _Series()
+        steps = _resumed(begin, store.Checkpoint(store.key("experiment.fit_curve", parameters)), curve)
+        curve.consume(steps, lambda fit: metrics.psnr(fit.x_t, target))
+        return {"psnr": curve.values}, {}
 
     return list(store.remember("experiment.fit_curve", parameters, work)[0]["psnr"])
 

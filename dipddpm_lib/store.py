@@ -178,6 +178,7 @@ def remember(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `work()` returned for these parameters: read from the store, or computed now and kept.
 
+    The `Checkpoint` that work may have left under this key goes once the result is there.
     InputError, before any computing, where the store cannot be written.
     """
     name = key(function, parameters)
@@ -186,6 +187,7 @@ def remember(
     _check_room()
     record, arrays = work()
     put(name, record, arrays)
+    Checkpoint(name).remove()
     # through JSON, so that the first answer has the types of every later one
     return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
 

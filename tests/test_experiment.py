@@ -192,6 +192,10 @@ def test_every_method_sees_the_same_measurement(task: str | None) -> None:
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
+        self.undisturbed = dip.reconstruct
+
+    def advance(self, ticks: float) -> None:
+        self.now += ticks
 
     def ticking(self, function: Callable[..., Any], ticks: float) -> Callable[..., Any]:
         def inner(*arguments: Any, **more: Any) -> Any:
@@ -613,6 +617,151 @@ def test_cells_are_json_and_back() -> None:
         asked = make()
         entry = json.loads(json.dumps({"cell": asdict(asked), "config": type(asked.config).__name__}))
         assert experiment._cell(entry) == asked
+
+
+# ---- what is killed goes on
+
+FIT = """
+import json, os, sys, time
+import torch
+from pathlib import Path
+from dipddpm_lib import dip, experiment, store
+from dipddpm_lib.dip import DIPConfig
+from dipddpm_lib.experiment import Cell, run
+
+stop, step = int(sys.argv[1]), dip.Fitting.__next__
+
+def until(self):
+    if self.index == stop:
+        os.kill(os.getpid(), 9)
+    if stop > 0:
+        time.sleep(0.05)
+    return step(self)
+
+experiment._warm_up()
+dip.Fitting.__next__ = until
+experiment.CHECKPOINT_SECONDS = 0 if stop > 0 else 60
+config = DIPConfig(filters=(8, 16), skip=4, in_channels=8, iterations=60, warmup=4, patience=3, runs=2)
+cell = Cell("coffee", 32, 0, config, "denoise_25")
+folder = Path(os.environ["DIPDDPM_STORE"])
+paths = list((folder / "unfinished").glob("*.checkpoint"))
+state = store.Checkpoint(paths[0].stem).load() if paths else {}
+found = run(cell)
+assert not list((folder / "unfinished").iterdir())
+
+def elsewhere(name, state=None):
+    os.environ["DIPDDPM_STORE"] = str(folder / name)
+    if state is not None:
+        store.Checkpoint(paths[0].stem).save(state)
+    return run(cell)
+
+def bits(result):
+    scores = [(i, p, q) for i, _, p, q in result.trace]
+    extra = {k: v for k, v in result.extra.items()}
+    return result.x0_hat.numpy().tobytes(), result.frames.numpy().tobytes(), scores, extra
+
+whole = elsewhere("whole")
+assert bits(elsewhere("again", state)) == bits(found)
+fresh = torch.Generator().manual_seed(1).get_state()
+print(json.dumps({
+    "dtype": found.machine["dtype"],
+    "taken up at": int(state["index"]),
+    "stopped at": found.extra["iterations"],
+    "same": bits(found) == bits(whole),
+    "without its generator": bits(elsewhere("broken", {**state, "run 1, generator": fresh})) == bits(whole),
+    "seconds": [float(state["noted.seconds"]), found.total_seconds, whole.total_seconds],
+    "trace": [row[1] for row in found.trace],
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_killed_fit_goes_on_to_the_same_bits_and_counts_all_its_seconds(dtype: str, root: Path) -> None:
+    environment = {**os.environ, "DIPDDPM_STORE": str(root), "DIPDDPM_DTYPE": dtype}
+
+    def fit(stop: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", FIT, str(stop)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert fit(9).returncode == -9
+    ended = fit(-1)
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout)
+    assert said["dtype"] == dtype
+    assert said["taken up at"] == 9, "nothing of what was done is done again, where each step is saved"
+    assert said["stopped at"] > 9
+    assert said["same"]
+    assert not said["without its generator"]
+    before, total, whole = said["seconds"]
+    assert total > before > 9 * 0.05
+    assert whole < before, "without the brake of the first process"
+    assert said["trace"] == sorted(said["trace"])
+    assert said["trace"][8] >= 9 * 0.05, "its first rows are the first process's"
+
+
+def stopped_at(index: int, kind: type) -> pytest.MonkeyPatch:
+    """`kind`'s works are interrupted at this step; each step before it is saved."""
+    patch, step = pytest.MonkeyPatch(), kind.__next__
+
+    def until(self: Any) -> Any:
+        if self.index == index:
+            raise KeyboardInterrupt
+        return step(self)
+
+    patch.setattr(kind, "__next__", until)
+    patch.setattr(experiment, "CHECKPOINT_SECONDS", 0)
+    return patch
+
+
+def test_interrupted_prior_and_curve_are_the_undisturbed_ones(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x_true, config = images.load("coffee", 32), replace(TRAINING, steps=6)
+
+    def both() -> tuple[Any, ...]:
+        network, losses, _ = experiment.single_prior(x_true, config)
+        return network.state_dict(), losses, experiment.fit_curve(x_true, DIP, 0)
+
+    for kind, work in (
+        (ddpm.Training, lambda: experiment.single_prior(x_true, config)),
+        (dip.Fitting, lambda: experiment.fit_curve(x_true, DIP, 0)),
+    ):
+        patch = stopped_at(4, kind)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        patch.undo()
+        assert len(list((root / "unfinished").iterdir())) == 1
+        steps, step = [], kind.__next__
+        monkeypatch.setattr(
+            kind, "__next__", lambda self, step=step, steps=steps: steps.append(self.index) or step(self)
+        )
+        work()
+        assert steps[0] == 4, "four steps were saved"
+        assert not list((root / "unfinished").iterdir())
+    weights, losses, curve = both()
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "another"))
+    undisturbed = both()
+    assert (losses, curve) == undisturbed[1:]
+    assert all(torch.equal(weights[name], undisturbed[0][name]) for name in weights)
+
+
+def test_what_takes_less_than_the_interval_saves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.Checkpoint, "save", lambda *_: pytest.fail("saved"))
+    run(cell(DIP))
+    run(cell(SAMPLE))
+
+
+def test_saving_costs_no_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0)
+    saved = []
+    real = store.Checkpoint.save
+    monkeypatch.setattr(store.Checkpoint, "save", clock.ticking(lambda *a: (saved.append(1), real(*a)), 300))
+    monkeypatch.setattr(dip, "reconstruct", clock.undisturbed)
+    ticked = dip.Fitting.__next__
+    monkeypatch.setattr(dip.Fitting, "__next__", lambda self: (clock.advance(2), ticked(self))[1])
+    assert run(cell(DIP)).seconds == {"fit": 2.0 * (DIP.iterations + 1)}
+    assert len(saved) == DIP.iterations - 1
 
 
 # ---- training a bundled prior
