@@ -451,8 +451,8 @@ def _finding_reported(e: Evidence) -> str:
     noise, honest, claimed = (e.number("replay", k) for k in ("noise_psnr", "honest_speed", "claimed_speed"))
     return (
         "**The reported gain is not there**: the writeup's rows for DDPM and DIP+DDPM, −1.22 and −1.20 dB, are what "
-        f"pure noise scores ({noise:.2f} dB on our photograph), and its {claimed:.0f}× speed is {honest:.1f}× once DIP's "
-        "own time is counted."
+        f"pure noise scores ({noise:.2f} dB on our photograph), and its {claimed:.0f}× speed is {honest:.1f}× with "
+        "DIP's own time counted."
     )
 
 

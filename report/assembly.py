@@ -32,6 +32,9 @@ SECTION_NUMBER = re.compile(r"^(\d+(?:\.\d+)*|[A-Z]\d+(?:\.\d+)*|[A-Z](?:\.\d+)+
 FOREIGN_URL = re.compile(r"url\(\s*[\"']?(?!data:)|@import", re.IGNORECASE)
 LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data", "background", "xlink:href")
 FRAMES_IN_PRINT = 4
+LONG_TABLE = 14  # rows; a longer table may break over two pages of the PDF
+WIDE = 2  # width over height of a row of pictures or panels
+SVG_BOX = re.compile(rb'<svg[^>]*viewBox="0 0 ([\d.]+) ([\d.]+)"')
 
 
 def assemble(
@@ -56,8 +59,11 @@ def assemble(
     for table in root.xpath("//table"):
         _align_heads(table)
         _let_scroll(table)
-    for image in root.iter("img"):
+    for image in list(root.iter("img")):
         _mark_drawing(image)
+        _let_wide_scroll(image)
+    for element in root.xpath("//pre|//span[@class='equation']"):
+        element.set("tabindex", "0")  # either may be wider than the window, and then scrolls
     add_sources(main, runs)
     main.append(references_section(bibliography.cited_references()))
     main.append(record_section(runs, machine))
@@ -266,6 +272,8 @@ def number_figures(root: HtmlElement) -> dict[str, str]:
             targets[figure.get("id")] = name
         if kind == "Table":
             figure.insert(0, caption)  # a table is read from its head, and the caption says what it holds
+            if len(figure.xpath(".//tr")) > LONG_TABLE:
+                figure.set("class", "long table")
         if "film" in _classes(figure):
             _choose_printed_frames(figure)
     return targets
@@ -286,7 +294,7 @@ def _choose_printed_frames(film: HtmlElement) -> None:
     frames = film.xpath(".//*[contains(concat(' ', @class, ' '), ' frame ')]") or list(film.iter("img"))
     if not frames:
         raise BuildError(f"{place(film)}: {_described(film)} is a film without frames")
-    count = 1 if _aspect(next(frames[0].iter("img"))) > 2 else min(FRAMES_IN_PRINT, len(frames))
+    count = 1 if _aspect(next(frames[0].iter("img"))) > WIDE else min(FRAMES_IN_PRINT, len(frames))
     last = len(frames) - 1
     printed = {last} if count == 1 else {round(n * last / (count - 1)) for n in range(count)}
     for index, frame in enumerate(frames):
@@ -301,11 +309,24 @@ def _mark_drawing(image: HtmlElement) -> None:
         image.set("class", " ".join(sorted(_classes(image) | {"drawing"})))
 
 
+def _let_wide_scroll(image: HtmlElement) -> None:
+    """A row of pictures would be too small on a telephone: there it scrolls by itself, as wide tables do."""
+    figure = next(image.iterancestors("figure"), None)
+    if figure is None or _classes(figure) & {"film", "compare"} or _aspect(image) <= WIDE:
+        return
+    image.set("class", " ".join(sorted(_classes(image) | {"wide"})))
+    _let_scroll(image)
+
+
 def _aspect(image: HtmlElement) -> float:
-    """Width over height of an embedded image; 1 for what Pillow cannot read (SVG)."""
+    """Width over height of an embedded image; 1 for what is neither SVG nor known to Pillow."""
     _, _, payload = image.get("src", "").partition("base64,")
+    data = base64.b64decode(payload)
+    box = SVG_BOX.search(data[:2000])
+    if box:
+        return float(box[1]) / float(box[2])
     try:
-        with Image.open(io.BytesIO(base64.b64decode(payload))) as opened:
+        with Image.open(io.BytesIO(data)) as opened:
             return opened.width / opened.height
     except (OSError, ValueError):
         return 1.0
@@ -325,18 +346,18 @@ def _align_heads(table: HtmlElement) -> None:
                 cell.set("class", " ".join(sorted(_classes(cell) | {"number"})))
 
 
-def _let_scroll(table: HtmlElement) -> None:
-    """A table wider than the window scrolls by itself, by keyboard too."""
+def _let_scroll(element: HtmlElement) -> None:
+    """What is wider than the window scrolls by itself, by keyboard too."""
     box = E.DIV()
-    box.attrib.update({"class": "scroll", "tabindex": "0", "role": "group", "aria-label": _table_name(table)})
-    box.tail, table.tail = table.tail, None
-    table.getparent().replace(table, box)
-    box.append(table)
+    box.attrib.update({"class": "scroll", "tabindex": "0", "role": "group", "aria-label": _name(element)})
+    box.tail, element.tail = element.tail, None
+    element.getparent().replace(element, box)
+    box.append(element)
 
 
-def _table_name(table: HtmlElement) -> str:
-    """`Table 3`, or `table` where it carries no number."""
-    figure = next(table.iterancestors("figure"), None)
+def _name(element: HtmlElement) -> str:
+    """`Table 3` or `Figure 2`; a table outside a figure carries no number."""
+    figure = next(element.iterancestors("figure"), None)
     return "table" if figure is None else figure.findtext(".//figcaption/b", "table").rstrip(".")
 
 
