@@ -228,7 +228,9 @@ def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) 
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         if raster:
-            fig.savefig(buffer, format="jpeg", dpi=130, pil_kwargs={"quality": 82})
+            fig.savefig(
+                buffer, format="jpeg", dpi=130, pil_kwargs={"quality": 82}, bbox_inches="tight", pad_inches=0.05
+            )
         else:
             fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     kind = "image/jpeg" if raster else "image/svg+xml"
