@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import re
+import subprocess
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -24,6 +25,8 @@ from errors import BuildError
 
 CELL_TIMEOUT = 1800  # seconds; papermill's own default is for ever
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and peak memory of its run
 
 # what every notebook imports; loaded into a kernel that waits for its turn
 PRELOAD = "__import__('dipddpm_lib.claims'); __import__('dipddpm_lib.widgets')"
@@ -164,19 +167,21 @@ def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
 
 
 def run_notebooks(
-    notebooks: Mapping[str, Path], folder: Path, planned: Mapping[str, Parameters]
+    notebooks: Mapping[str, Path], folder: Path, planned: Mapping[str, Parameters], record: Mapping[str, str]
 ) -> Iterator[tuple[str, float]]:
     """Run the planned notebooks one after the other; yields stem and seconds as each ends.
 
     Starting a kernel and importing the libraries take longer than a notebook whose results are all stored. So the next
     kernel starts beside the running notebook. Its imports share the cores with that notebook's first few seconds, which
     can lengthen a time measured there; nothing else runs side by side.
+
+    record: what each executed notebook keeps of this run, beside its parameters and seconds
     """
     paths = [notebooks[stem] for stem in planned]
     with closing(_kernels(paths)) as kernels:
         for stem, kernel in zip(planned, kernels, strict=True):
             started = time.perf_counter()
-            _run_notebook(notebooks[stem], folder, planned[stem], kernel)
+            _run_notebook(notebooks[stem], folder, planned[stem], kernel, record)
             yield stem, time.perf_counter() - started
 
 
@@ -206,6 +211,14 @@ class _Kernel(KernelManager):
         self._client = super().client(**arguments)
         return self._client
 
+    def peak_memory(self) -> int | None:
+        """The most that the kernel's process has held, in bytes; None where the system does not say."""
+        try:
+            status = Path(f"/proc/{self.provisioner.pid}/status").read_text()  # type: ignore[union-attr]
+            return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) * 1024
+        except (OSError, AttributeError, StopIteration):
+            return None
+
     def end(self) -> None:
         if self._client is not None:
             self._client.stop_channels()
@@ -221,7 +234,7 @@ def _start_kernel(notebook: Path, *arguments: str) -> _Kernel:
     return kernel
 
 
-def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Kernel) -> None:
+def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Kernel, record: Mapping[str, str]) -> None:
     """Run one notebook in this kernel.
 
     folder/STEM.ipynb appears only when every cell has run: papermill writes as it goes, so it writes to another name.
@@ -251,10 +264,28 @@ def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Ker
             kept = f" (partial notebook: {_shown(failed)})"
         raise BuildError(f"{path.stem}, {_failure(error, failed)}{kept}") from None
     else:
+        executed = nbformat.read(unfinished, as_version=4)
+        executed.metadata[RUN] = {**record, "memory": kernel.peak_memory()}
+        nbformat.write(executed, unfinished)
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)  # left by Ctrl-C
     failed.unlink(missing_ok=True)
+
+
+def commit(folder: Path) -> str:
+    """The repository's commit, and whether library, notebooks or builder were changed since; empty without git."""
+    try:
+        head = _git(folder, "rev-parse", "--short=12", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--", "dipddpm_lib", "notebooks", "report/*.py")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{head} and changes that are not committed" if changed else head
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
 def _shown(path: Path) -> str:
