@@ -16,13 +16,13 @@ Box = tuple[slice, slice]  # rows and columns of an image
 
 @dataclass(frozen=True)
 class Tile:
-    """One tile of a restoration under way.
+    """A restoration under way.
 
-    index: how many tiles were done before this one, of `count`
+    done:  how many tiles are finished, of `count`
     image: the whole, restored where tiles are done and as it came elsewhere; the next tile writes into the same tensor
     """
 
-    index: int
+    done: int
     count: int
     image: Image
 
@@ -60,10 +60,13 @@ def _weights(spans: list[slice], length: int) -> list[Tensor]:
     return [weight / total[span] for span, weight in zip(spans, out, strict=True)]
 
 
-def restore(y: Image, method: Callable[[Image, int], Image], side: int = 256, overlap: int = 32) -> Iterator[Tile]:
-    """`method(tile, index)` on every tile of y, blended linearly over the overlaps; one `Tile` a tile.
+def restore(
+    y: Image, method: Callable[[Image, int], Iterator[Image]], side: int = 256, overlap: int = 32
+) -> Iterator[Tile]:
+    """On every tile of y the last of the estimates that `method(tile, index)` yields, blended over the overlaps.
 
     For degradations that act on each pixel by itself, as noise does: what a tile shows is all that was measured of it.
+    Yields at every estimate, so that the caller can stop within a tile, and after every tile.
     """
     height, width = y.shape[-2:]
     require(y.shape[0] == 1, f"tiles: expected one image, got {y.shape[0]}")
@@ -72,7 +75,9 @@ def restore(y: Image, method: Callable[[Image, int], Image], side: int = 256, ov
     weights = [a[:, None] * b for a in _weights(rows, height) for b in _weights(columns, width)]
     image = y.clone()
     for index, ((down, across), weight) in enumerate(zip(cover, weights, strict=True)):
-        tile = y[..., down, across]
+        tile = estimate = y[..., down, across]
+        for estimate in method(tile, index):  # noqa: B007 (the last one is the tile)
+            yield Tile(index, len(cover), image)
         # the weights sum to 1, so adding each tile's change leaves no trace of y where all of its tiles are done
-        image[..., down, across] += weight * (method(tile, index) - tile)
-        yield Tile(index, len(cover), image)
+        image[..., down, across] += weight * (estimate.to(image.device) - tile)
+        yield Tile(index + 1, len(cover), image)

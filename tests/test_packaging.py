@@ -243,7 +243,7 @@ LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
     ("dip", "ddpm", "hybrid", "classical", "adapters", "tiles"),
-    ("experiment", "claims", "replay", "plotting"),
+    ("experiment", "claims", "replay", "plotting", "play"),
     ("widgets",),
 )
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}

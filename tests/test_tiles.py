@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
@@ -30,7 +31,7 @@ def test_tiles_cover_overlap_and_are_of_one_size(height: int, width: int, side: 
 def test_what_a_method_does_to_each_pixel_is_done_once(height: int, width: int, side: int, share: float) -> None:
     """Weights that sum to one: a constant change comes out as that constant everywhere, y's own values leave none."""
     y = torch.randn(1, 3, height, width, generator=compute.generator(height, "y"))
-    *_, last = tiles.restore(y, lambda tile, index: torch.full_like(tile, 0.25), side, int(share * side))
+    *_, last = tiles.restore(y, lambda tile, index: iter([torch.full_like(tile, 0.25)]), side, int(share * side))
     # three of float32's roundings for each of at most nine tiles at a pixel, of values up to 5
     torch.testing.assert_close(last.image, torch.full_like(y, 0.25), rtol=0, atol=9 * 3 * 5 * 2**-23)
 
@@ -38,16 +39,18 @@ def test_what_a_method_does_to_each_pixel_is_done_once(height: int, width: int, 
 def test_tiles_that_disagree_are_blended_without_a_step() -> None:
     """Each tile a constant of its own: neighbouring pixels differ by no more than the ramp's slope."""
     y = torch.zeros(1, 3, 16, 100)
-    *_, last = tiles.restore(y, lambda tile, index: torch.full_like(tile, float(index % 2)), 40, 16)
+    *_, last = tiles.restore(y, lambda tile, index: iter([torch.full_like(tile, float(index % 2))]), 40, 16)
     assert len(tiles.boxes(16, 100, 40, 16)) == 4
     assert last.image.diff(dim=-1).abs().max() <= 1 / 16 + 1e-6
 
 
 def test_the_steps_show_the_whole_as_it_is_restored() -> None:
     y = torch.ones(1, 3, 20, 50)
-    seen = [(t.index, t.count, float(t.image.mean())) for t in tiles.restore(y, lambda tile, index: 0 * tile, 20, 4)]
-    assert [s[:2] for s in seen] == [(0, 3), (1, 3), (2, 3)]
-    assert 1 > seen[0][2] > seen[1][2] > seen[2][2] == pytest.approx(0, abs=1e-6)
+    steps = tiles.restore(y, lambda tile, index: iter([tile / 2, 0 * tile]), 20, 4)
+    seen = [(step.done, step.count, float(step.image.mean())) for step in steps]
+    assert [step[:2] for step in seen] == [(done, 3) for done in (0, 0, 1, 1, 1, 2, 2, 2, 3)]
+    assert seen[1][2] == 1, "only the last estimate of a tile is blended in"
+    assert 1 > seen[2][2] > seen[5][2] > seen[8][2] == pytest.approx(0, abs=1e-6)
     assert y.min() == 1, "what came is left alone"
 
 
@@ -57,10 +60,10 @@ def test_a_photograph_by_tiles_is_as_good_as_whole() -> None:
     noisy = x + 2 * 50 / 255 * torch.randn(x.shape, generator=compute.generator(0, "noise"))
     denoiser = priors.load(x)
 
-    def method(tile: Image, index: int) -> Image:
-        return ddpm.denoise_once(denoiser, tile, 2 * 50 / 255)
+    def method(tile: Image, index: int) -> Iterator[Image]:
+        yield ddpm.denoise_once(denoiser, tile, 2 * 50 / 255)
 
-    whole = method(noisy, 0)
+    (whole,) = method(noisy, 0)
     *_, tiled = tiles.restore(noisy, method, 64, 16)
     assert metrics.psnr(tiled.image, x) > metrics.psnr(whole, x) - 0.3
     error = (tiled.image - x).square().mean((0, 1))
@@ -78,4 +81,4 @@ def test_bad_tiles_are_answered_in_one_line(side: int, overlap: int, part: str) 
     with pytest.raises(InputError, match=part):
         tiles.boxes(100, 100, side, overlap)
     with pytest.raises(InputError, match="one image"):
-        next(tiles.restore(torch.zeros(2, 3, 32, 32), lambda tile, index: tile))
+        next(tiles.restore(torch.zeros(2, 3, 32, 32), lambda tile, index: iter([tile])))
