@@ -243,7 +243,7 @@ LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
     ("dip", "ddpm", "hybrid", "classical", "adapters"),
-    ("experiment", "claims", "replay", "plotting"),
+    ("workers", "experiment", "claims", "replay", "plotting"),
     ("widgets",),
 )
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
@@ -253,6 +253,7 @@ SIDEWAYS = {
     ("hybrid", "dip"),
     ("hybrid", "ddpm"),
     ("priors", "networks"),
+    ("experiment", "workers"),
     ("claims", "experiment"),
 }
 MODULES = sorted(path.stem for path in (ROOT / "dipddpm_lib").glob("*.py") if path.stem != "__init__")
