@@ -22,12 +22,14 @@ from .hybrid import HybridConfig
 from .networks import DenoisingUNet, build
 from .schedules import NoiseSchedule, ScheduleName, spacing
 from .types import Image, InputError, Interval, Measurement, Result, Step, check_fields, require
+from .workers import Client, Failure, LostScheduler, connected, on_a_worker, outcomes, wanted
 
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
 Yielded = TypeVar("Yielded", covariant=True)
 
 BUNDLED_CHANNELS = TrainConfig.bundled().channels
+STORED_AS = "experiment.run"
 CHECKPOINT_SECONDS = 60
 TRACE_POINTS = 40
 FRAMES = 12
@@ -301,7 +303,7 @@ def _execute(config: Config, cell: Cell, x_true: Image, y: Measurement) -> _Outc
 def _(config: DIPConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
     begin = partial(dip.reconstruct, y, config, compute.generator(cell.seed, "dip"))
     run = _noting(x_true, config.iterations)
-    checkpoint = store.Checkpoint(store.key("experiment.run", _parameters(cell, x_true)))
+    checkpoint = store.Checkpoint(store.key(STORED_AS, _parameters(cell, x_true)))
     run, last, memory = _consumed(run, _resumed(begin, checkpoint, run))
     assert isinstance(last, dip.Fit)
     extra = {"iterations": float(last.index + 1), "parameters": float(dip.parameters(config))}
@@ -460,6 +462,19 @@ def train_bundled(
 
 def run(cell: Cell) -> Result:
     """The cell's result: from the store where it is there, else computed and stored."""
+    return _result(_kept(cell))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the store holds of a cell."""
+
+    key: str
+    record: dict[str, Any]
+    arrays: dict[str, Tensor]
+
+
+def _kept(cell: Cell) -> _Kept:
     x_true = cell.x_true()
     parameters = _parameters(cell, x_true)
 
@@ -480,7 +495,7 @@ def run(cell: Cell) -> Result:
         }
         return record, {"x0_hat": outcome.x0_hat.float(), "frames": outcome.frames}
 
-    return _result(*store.remember("experiment.run", parameters, work))
+    return _Kept(store.key(STORED_AS, parameters), *store.remember(STORED_AS, parameters, work))
 
 
 def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
@@ -511,7 +526,8 @@ def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
     return content
 
 
-def _result(record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Result:
+def _result(kept: _Kept) -> Result:
+    record, arrays = kept.record, kept.arrays
     try:
         fields = {name: record[name] for name in record if name != "trace"}
         trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
@@ -613,42 +629,110 @@ def check_counts(**counts: int) -> None:
         require(whole and value >= 1, f"{name}: expected a whole number of 1 or more, got {value!r}")
 
 
-def sweep(cells: Iterable[Cell], client: Any = None, name: str = "") -> Results:
+class SweepError(RuntimeError):
+    """Cells of a sweep failed, or its scheduler was lost; what is done is stored."""
+
+
+def sweep(
+    cells: Iterable[Cell], client: Client | None = None, name: str = "", *, workers: int | None = None
+) -> Results:
     """Run every cell; all are checked before the first is computed, each is stored as it comes.
 
-    client: a dask.distributed Client to run them on; serial without one
-    name:   keep the list of these results as a collection, for `collected`
+    In this process, unless there are workers:
+
+    client:  a dask.distributed Client to run them on; else that of the scheduler that DIPDDPM_SCHEDULER names, by its
+             address or its file
+    workers: how many processes of one thread each to run them on here; else as many as WORKERS says
+    name:    keep the list of these results as a collection, for `collected`
+
+    The number of threads is part of a result's key, so workers store other results than this process on all cores; the
+    collection holds the keys under which they were stored. A cell that fails is recorded in the store's folder
+    `failed`, and named by the `SweepError` that is raised when the others are done. An `InputError` in this process, as
+    of a full disk, ends the sweep at once.
     """
     cells = tuple(cells)
     if name:
         store.check_name(name)
     for cell in cells:
         cell.check()
-    if client is None:
-        found = [run(cell) for cell in _announced(cells, name)]
-    else:
-        found = client.gather(client.map(run, cells, pure=False))
+    elsewhere = wanted(client, workers)
+    where = on_a_worker() if elsewhere else compute.default()
+    found: dict[int, _Kept] = {}
+    keys = [store.key(STORED_AS, _parameters(cell, cell.x_true()), where) for cell in cells]
+    if elsewhere:  # workers are started for what is missing only
+        found = {index: _Kept(key, *kept) for index, key in enumerate(keys) if (kept := store.get(key)) is not None}
+    missing = [index for index in range(len(cells)) if index not in found]
+    failures: dict[int, Failure] = {}
+    try:
+        asked = [cells[index] for index in missing]
+        with connected(client, workers if missing else 1) as workplace:
+            for place, outcome in _announced(outcomes(_kept, asked, workplace), len(asked), name):
+                index = missing[place]
+                if isinstance(outcome, Failure):
+                    if outcome.refused and workplace is None:
+                        raise InputError(outcome.error)
+                    failures[index] = outcome
+                    _keep_failure(keys[index], {**_plain(cells[index]), **asdict(outcome)})
+                    continue
+                found[index] = outcome
+                if store.get(outcome.key) is None:  # a worker on another machine keeps its results there
+                    store.put(outcome.key, outcome.record, outcome.arrays)
+                _failure_path(outcome.key).unlink(missing_ok=True)
+    except LostScheduler:
+        raise SweepError(
+            f"{name or 'sweep'}: the scheduler was lost; {len(found)} of {len(cells)} cells are stored; start it again "
+            "and run this again for the rest"
+        ) from None
+    if failures:
+        said = "; ".join(f"{_named(cells[index])}: {failure.error}" for index, failure in sorted(failures.items()))
+        raise SweepError(
+            f"{name or 'sweep'}: {len(failures)} of {len(cells)} cells failed, the others are stored: {said}; "
+            f"tracebacks are in {store.folder() / 'failed'}; run this again to try them anew"
+        )
     if name:
-        _keep_collection(name, cells)
-    return Results(zip(cells, found, strict=True))
+        _keep_collection(name, cells, [found[index].key for index in range(len(cells))])
+    return Results((cell, _result(found[index])) for index, cell in enumerate(cells))
 
 
-def _announced(cells: Sequence[Cell], name: str) -> Iterator[Cell]:
-    """The cells with a terse line on stderr for each tenth of those that take long."""
-    start, told = time.perf_counter(), time.perf_counter()
-    for index, cell in enumerate(cells):
-        if time.perf_counter() - told > 20:
-            told = time.perf_counter()
-            left = (told - start) / index * (len(cells) - index)
-            print(f"{name or 'sweep'}: {index} of {len(cells)} cells, about {left:.0f} s left", file=sys.stderr)
-        yield cell
+def _announced(outcomes: Iterator[tuple[int, Any]], total: int, name: str) -> Iterator[tuple[int, Any]]:
+    """The outcomes, with a terse line on stderr every 20 seconds."""
+    start = told = time.perf_counter()
+    for done, outcome in enumerate(outcomes, 1):
+        yield outcome
+        now = time.perf_counter()
+        if now - told > 20 and done < total:
+            told = now
+            left = (now - start) / done * (total - done)
+            print(f"{name or 'sweep'}: {done} of {total} cells, about {left:.0f} s left", file=sys.stderr, flush=True)
 
 
-def _keep_collection(name: str, cells: Sequence[Cell]) -> None:
-    entries = []
-    for cell in cells:
-        key = store.key("experiment.run", _parameters(cell, cell.x_true()))
-        entries.append({"key": key, "cell": asdict(cell), "config": type(cell.config).__name__})
+def _named(cell: Cell) -> str:
+    return f"{cell.image} {cell.size}², {cell.task or 'clean'}, {cell.label or cell.method}, seed {cell.seed}"
+
+
+def _plain(cell: Cell) -> dict[str, Any]:
+    """The cell as JSON values; `_cell` reads them."""
+    return {"cell": asdict(cell), "config": type(cell.config).__name__}
+
+
+def _failure_path(key: str) -> Path:
+    return store.folder() / "failed" / f"{key}.json"
+
+
+def _keep_failure(key: str, content: Any) -> None:
+    """JSON that people read, whole or not at all."""
+    path = _failure_path(key)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = path.with_suffix(f".tmp-{os.getpid()}")
+        scratch.write_text(json.dumps(content, sort_keys=True))
+        scratch.replace(path)
+    except OSError as error:
+        raise InputError(f"store: cannot write to {path.parent} ({error.strerror or error})") from error
+
+
+def _keep_collection(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> None:
+    entries = [{"key": key, **_plain(cell)} for key, cell in zip(keys, cells, strict=True)]
     store.write_list(name, {"source": store.source_digest(), "entries": entries})
 
 
@@ -672,7 +756,7 @@ def noted(name: str) -> dict[str, float]:
 def collected(name: str) -> Results:
     """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead."""
     found = [(entry, store.get(entry["key"])) for entry in _of_this_source(name).get("entries", ())]
-    pairs = [(_cell(entry), _result(*kept)) for entry, kept in found if kept is not None]
+    pairs = [(_cell(entry), _result(_Kept(entry["key"], *kept))) for entry, kept in found if kept is not None]
     return Results(pairs if len(pairs) == len(found) else ())
 
 

@@ -29,6 +29,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from . import compute
+from .compute import Compute
 from .types import InputError, require
 
 STALE_SECONDS = 6 * 3600  # what a killed writer left
@@ -69,9 +70,12 @@ def source_digest() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def key(function: str, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 of canonical JSON: function, parameters, source, torch, threads, dtype, device."""
-    made_by = compute.default()
+def key(function: str, parameters: Mapping[str, Any], made_by: Compute | None = None) -> str:
+    """SHA-256 of canonical JSON: function, parameters, source, torch, threads, dtype, device.
+
+    made_by: where it is computed; here unless given
+    """
+    made_by = made_by or compute.default()
     content = {
         "function": function,
         "parameters": parameters,

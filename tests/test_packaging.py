@@ -243,7 +243,7 @@ LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
     ("dip", "ddpm", "hybrid", "classical", "adapters", "tiles"),
-    ("experiment", "claims", "replay", "plotting", "play"),
+    ("workers", "experiment", "claims", "replay", "plotting", "play"),
     ("widgets",),
 )
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
@@ -254,6 +254,7 @@ SIDEWAYS = {
     ("hybrid", "ddpm"),
     ("hybrid", "classical"),
     ("priors", "networks"),
+    ("experiment", "workers"),
     ("claims", "experiment"),
 }
 MODULES = sorted(path.stem for path in (ROOT / "dipddpm_lib").glob("*.py") if path.stem != "__init__")
