@@ -5,6 +5,7 @@ PRESET ?= quick
 ONLY ?=
 P ?=
 QUICK ?=
+WORKERS ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
 
@@ -28,8 +29,8 @@ quote = '$(subst ','\'',$(1))'
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRESET=quick ONLY="03_hybrid" P="image=coffee size=96"]
-	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))
+report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRESET=quick ONLY="03_hybrid" P="image=coffee size=96" WORKERS=2]
+	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))$(if $(WORKERS), --workers $(call quote,$(WORKERS)))
 
 paper: override PRESET = paper
 paper: report ## the same on larger images, with more seeds; resumes where it was stopped
