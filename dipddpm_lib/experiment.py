@@ -28,6 +28,7 @@ from .types import Image, InputError, Interval, Measurement, Result, Step, requi
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
 CHECKPOINT_SECONDS = 60
+TELL_SECONDS = 20  # between two lines of progress
 TRACE_POINTS = 40
 FRAMES = 12
 
@@ -479,10 +480,15 @@ def sweep(cells: Iterable[Cell], client: Any = None, name: str = "") -> Results:
 
 
 def _announced(cells: Sequence[Cell], name: str) -> Iterator[Cell]:
-    """The cells with a terse line on stderr for each tenth of those that take long."""
+    """The cells, with progress where they take long: a bar in JupyterLab, a terse line now and then in batch."""
+    if "JPY_SESSION_NAME" in os.environ:  # set for the kernels that Jupyter's server starts, not for papermill's
+        from tqdm.notebook import tqdm  # here, since the library alone does without notebooks
+
+        yield from tqdm(cells, desc=name or "sweep", unit="cell", delay=2, leave=False)
+        return
     start, told = time.perf_counter(), time.perf_counter()
     for index, cell in enumerate(cells):
-        if time.perf_counter() - told > 20:
+        if time.perf_counter() - told > TELL_SECONDS:
             told = time.perf_counter()
             left = (told - start) / index * (len(cells) - index)
             print(f"{name or 'sweep'}: {index} of {len(cells)} cells, about {left:.0f} s left", file=sys.stderr)
