@@ -47,8 +47,9 @@ bench: $(STAMP) ## timings side by side, half an hour or so [QUICK=1: within thr
 priors: $(STAMP) ## train the shipped priors further, hours on two cores; resumes where it was stopped (needs apt-get)
 	$(BIN)/python benchmarks/train_priors.py
 
+# uploads travel through a websocket, whose default of 10 MiB a photograph may exceed
 lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-browser"]
-	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}' --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
 
 check: $(STAMP) ## lint, format, types, and that notebooks carry no outputs
 	$(BIN)/ruff check .

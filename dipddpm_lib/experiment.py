@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +33,7 @@ Yielded = TypeVar("Yielded", covariant=True)
 BUNDLED_CHANNELS = TrainConfig.bundled().channels
 STORED_AS = "experiment.run"
 CHECKPOINT_SECONDS = 60
+TELL_SECONDS = 20  # between two lines of progress
 TRACE_POINTS = 40
 FRAMES = 12
 
@@ -675,7 +678,9 @@ def sweep(
                     _keep_failure(keys[index], {**_plain(cells[index]), **asdict(outcome)})
                     continue
                 found[index] = outcome
-                if store.get(outcome.key) is None:  # a worker on another machine keeps its results there
+                if (
+                    workplace is not None and store.get(outcome.key) is None
+                ):  # a worker elsewhere keeps its results there
                     store.put(outcome.key, outcome.record, outcome.arrays)
                 _failure_path(outcome.key).unlink(missing_ok=True)
     except LostScheduler:
@@ -695,12 +700,17 @@ def sweep(
 
 
 def _announced(outcomes: Iterator[tuple[int, Any]], total: int, name: str) -> Iterator[tuple[int, Any]]:
-    """The outcomes, with a terse line on stderr every 20 seconds."""
+    """The outcomes, with progress where they take long: a bar in JupyterLab, a terse line now and then in batch."""
+    if "JPY_SESSION_NAME" in os.environ:  # set for the kernels that Jupyter's server starts, not for papermill's
+        from tqdm.notebook import tqdm  # here, since the library alone does without notebooks
+
+        yield from tqdm(outcomes, total=total, desc=name or "sweep", unit="cell", delay=2, leave=False)
+        return
     start = told = time.perf_counter()
     for done, outcome in enumerate(outcomes, 1):
         yield outcome
         now = time.perf_counter()
-        if now - told > 20 and done < total:
+        if now - told > TELL_SECONDS and done < total:
             told = now
             left = (now - start) / done * (total - done)
             print(f"{name or 'sweep'}: {done} of {total} cells, about {left:.0f} s left", file=sys.stderr, flush=True)

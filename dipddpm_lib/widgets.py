@@ -35,7 +35,9 @@ STYLE = """<style>
 .dd-panel h4 { margin: .55rem 0 .1rem; padding-bottom: .15rem; font-size: 12px; font-weight: 600; line-height: 1.3;
   letter-spacing: .04em; text-transform: uppercase; color: var(--jp-ui-font-color2, #666);
   border-bottom: 1px solid var(--jp-border-color2, #ddd); }
-.dd-panel .dd-note { line-height: 1.4; color: var(--jp-ui-font-color2, #666); }
+.dd-panel .dd-controls .widget-checkbox { margin-left: calc(6.5rem + 8px); width: auto; }
+.dd-panel .dd-note { margin: 0 2px 0 calc(6.5rem + 10px); font-size: 12px; line-height: 1.4;
+  color: var(--jp-ui-font-color2, #666); }
 .dd-panel .dd-status { line-height: 1.45; min-height: 1.45em; font-variant-numeric: tabular-nums; }
 .dd-panel .dd-alert { padding: .35rem .6rem; border-left: 4px solid #d55e00; line-height: 1.4;
   background: color-mix(in srgb, #d55e00 10%, transparent); }
@@ -43,7 +45,7 @@ STYLE = """<style>
 .dd-pictures img, .dd-compare img { width: 100%; height: auto; image-rendering: pixelated; border-radius: 3px; }
 .dd-pictures .widget-image, .dd-compare .widget-image { margin: 0; width: 100%; max-width: none; }
 .dd-pictures .widget-image { aspect-ratio: 1; object-fit: contain; background: var(--jp-layout-color2, #eee); }
-.dd-compare { display: grid; grid-template-columns: minmax(0, 26rem) minmax(12rem, 1fr); gap: 0 1rem; }
+.dd-compare { display: grid; grid-template-columns: minmax(0, 22rem) minmax(12rem, 1fr); gap: 0 1rem; }
 .dd-panel table.dd-runs { border-collapse: collapse; font-variant-numeric: tabular-nums; line-height: 1.4; }
 .dd-runs th, .dd-runs td { padding: .2rem .7rem .2rem 0; text-align: left; vertical-align: top; white-space: nowrap; }
 .dd-runs tbody th { font-weight: 400; color: var(--jp-ui-font-color2, #666); }
@@ -55,6 +57,7 @@ STYLE = """<style>
 </style>"""
 
 SCORES = {"psnr": ".2f", "ssim": ".3f"}
+BLANK = play.png(np.full((1, 1, 3), 238, dtype=np.uint8))  # a browser shows nothing for a broken picture
 WIDE = {"width": "100%"}
 ALIGNED = {"description_width": "6.5rem"}
 
@@ -181,6 +184,9 @@ class Panel:
         }
         self.by_hand = w.Checkbox(it.depth > 0, description="network by hand: depth × filters", indent=False)
         self.auto = w.Checkbox(it.t_start < 0, description="t₀ chosen from the fit's own error", indent=False)
+        self.note, self.unit = (w.HTML(layout=WIDE) for _ in range(2))
+        for note in (self.note, self.unit):
+            note.add_class("dd-note")
         self.upload = w.FileUpload(
             accept=".png,.jpg,.jpeg,.tif,.tiff,.webp,.bmp", description="your own …", layout=WIDE
         )
@@ -198,13 +204,11 @@ class Panel:
         self.continue_button.on_click(lambda _: self.go_on())
         self.save_button.on_click(lambda _: self.save())
         self.bar = w.IntProgress(0, 0, 1, layout=WIDE, style={"bar_color": "#009E73"})
-        self.status, self.hint, self.note = (w.HTML(layout=WIDE) for _ in range(3))
-        self.pictures = {name: w.Image(format="png") for name in ("target", "measured", "estimate")}
+        self.status, self.hint = w.HTML("ready", layout=WIDE), w.HTML(layout=WIDE)
+        self.pictures = {name: w.Image(value=BLANK, format="png") for name in ("target", "measured", "estimate")}
         self.left, self.right = (w.Dropdown(description=d, layout=WIDE, style=ALIGNED) for d in ("left", "right"))
-        self.split = w.IntSlider(
-            50, 0, 100, description="from the left", readout_format="d", layout=WIDE, style=ALIGNED
-        )
-        self.comparison = w.Image(format="png")
+        self.split = w.IntSlider(50, 0, 100, readout=False, layout=WIDE)
+        self.comparison = w.Image(value=BLANK, format="png")
         self.table, self.command = w.HTML(layout=WIDE), w.HTML(layout=WIDE)
         for control in (self.left, self.right, self.split):
             control.observe(lambda _: self._compare(), "value")
@@ -214,7 +218,7 @@ class Panel:
         controls = w.VBox(
             [
                 *(_heading("photograph and task"), c["image"], self.upload, c["size"], c["full"], self.note),
-                *(c["task"], c["strength"], c["seed"]),
+                *(c["task"], c["strength"], self.unit, c["seed"]),
                 *(_heading("method"), c["method"]),
                 *(_heading("DIP"), c["iterations"], self.by_hand, c["depth"], c["filters"]),
                 *(_heading("diffusion"), c["schedule"], c["T"], c["steps"], c["spacing"]),
@@ -224,7 +228,7 @@ class Panel:
         cells = [w.VBox([w.HTML(f"{name}"), picture]) for name, picture in self.pictures.items()]
         pictures = w.Box(cells)
         pictures.add_class("dd-pictures")
-        compare = w.Box([self.comparison, w.VBox([self.left, self.right, self.split])])
+        compare = w.Box([w.VBox([self.comparison, self.split]), w.VBox([self.left, self.right])])
         compare.add_class("dd-compare")
         self.results = w.VBox(
             [
@@ -239,7 +243,6 @@ class Panel:
             (controls, "dd-controls"),
             (view, "dd-view"),
             (self.status, "dd-status"),
-            (self.note, "dd-note"),
         ):
             box.add_class(name)
         body = w.Box([controls, view])
@@ -287,29 +290,26 @@ class Panel:
         c["t_start"].disabled = self.auto.value or method != "DIP+DDPM"
         c["size"].disabled = full
         c["strength"].disabled = choice.task == CLEAN
-        counts = "" if choice.task == CLEAN else operators.DEGRADATIONS[choice.kind].counts
-        c["strength"].tooltip = counts
-        self.note.value = self._about(choice, counts)
+        self.unit.value = "" if choice.task == CLEAN else operators.DEGRADATIONS[choice.kind].counts
+        self.note.value = self._about(choice)
         try:
             choice.check()
             self.hint.value = ""
         except InputError as error:
             self.hint.value = _alert(str(error))
 
-    def _about(self, choice: Choice, counts: str) -> str:
+    def _about(self, choice: Choice) -> str:
         lines = []
         if photograph := self.uploads.get(choice.image):
             height, width = self.sizes[choice.image]
             lines.append(
-                f"{_escaped(photograph.name)} has {width:,} × {height:,} pixels ({width * height / 1e6:.1f} MP)."
+                f"{_escaped(photograph.name)} has {width:,} × {height:,} pixels ({width * height / 1e6:.1f} megapixels)."
             )
         if choice.full:
             how = "the denoiser in one step" if choice.method == "DDPM" else f"{choice.method} anew"
-            lines.append(f"At full size: {how} on each overlapping tile; the time is said before it starts.")
+            lines.append(f"Full size: {how} on each overlapping tile; the time is said before it starts.")
         elif lines:
             lines.append(f"Its centre is cut to a square and resized to {choice.size} × {choice.size}.")
-        if counts:
-            lines.append(f"strength: {counts}")
         return "<br>".join(lines)
 
     # ---- uploads
@@ -458,22 +458,22 @@ class Panel:
     def _conclude(self, job: _Job, halt: threading.Event, end: str) -> None:
         frame = job.last
         assert frame is not None
-        scored = None if frame.target is None else play.scores(frame.x0_hat, frame.target)
-        picture, seen = images.to_array(frame.x0_hat), play.preview(frame.seen)
-        target = None if frame.target is None else play.preview(frame.target)
-        psnr, ssim = scored or (None, None)
-        made = Run(job.number, job.choice, end, picture, target, seen, psnr, ssim, job.seconds, frame.done)
-        estimate = play.png(play.preview(frame.x0_hat))
+        estimate, made, scored = play.png(play.preview(frame.x0_hat)), None, None
+        if end != "announced":
+            scored = None if frame.target is None else play.scores(frame.x0_hat, frame.target)
+            target = None if frame.target is None else play.preview(frame.target)
+            psnr, ssim = scored or (None, None)
+            pictures = images.to_array(frame.x0_hat), target, play.preview(frame.seen)
+            made = Run(job.number, job.choice, end, *pictures, psnr, ssim, job.seconds, frame.done)
         with self._lock:
             if self._job is not job or (halt.is_set() and self.state != "stopped"):
                 return  # stopped, and something was started since
-            self._become(end)
             self._show(job, frame, estimate)
-            if end != "announced":
+            if made is not None:
                 self.runs = [*[run for run in self.runs if run.number != job.number][1 - KEPT :], made]
-                self._become(end)
                 self._tabulate()
             self._tell(end, scored)
+            self._become(end)
 
     # ---- what is shown
 
@@ -521,7 +521,7 @@ class Panel:
         if self._shown is not job:
             self._shown = job
             self.pictures["measured"].value = play.png(play.preview(frame.seen))
-            self.pictures["target"].value = b"" if frame.target is None else play.png(play.preview(frame.target))
+            self.pictures["target"].value = BLANK if frame.target is None else play.png(play.preview(frame.target))
         self.pictures["estimate"].value = estimate
 
     def _tabulate(self) -> None:

@@ -42,8 +42,8 @@ Tell = Callable[[str, int, int], None]
 
 
 def find_notebooks(folder: Path) -> dict[str, Path]:
-    """The notebooks of the report, by stem, in the order of the page."""
-    found = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.name.startswith(".")}
+    """The notebooks of the report, by stem, in the order of the page: those that are numbered (00_, A1_)."""
+    found = {path.stem: path for path in sorted(folder.glob("[0-9A-Z][0-9]_*.ipynb"))}
     if not found:
         raise BuildError(f"no notebook in {folder}", status=2)
     return found

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; bits depend on it
 
 import hypothesis
 import jaxtyping
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -76,3 +80,12 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture(scope="session")
+def playground_parameters() -> dict[str, Any]:
+    """Name → default of the parameters cell of notebooks/playground.ipynb."""
+    notebook = nbformat.read(Path(__file__).resolve().parents[1] / "notebooks" / "playground.ipynb", as_version=4)
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign) and node.value]
+    return {node.target.id: ast.literal_eval(node.value) for node in assigned}  # type: ignore[union-attr]
