@@ -172,7 +172,10 @@ def files() -> tuple[bytes, ...]:
     array = np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     grey = array[..., 0]
     made = {mode: PIL_Image.fromarray(array).convert(mode) for mode in ("RGB", "P", "L", "LA", "RGBA", "1", "CMYK")}
-    made |= {"I;16": PIL_Image.fromarray(grey.astype(np.uint16) * 257), "F": PIL_Image.fromarray(grey / np.float32(255))}
+    made |= {
+        "I;16": PIL_Image.fromarray(grey.astype(np.uint16) * 257),
+        "F": PIL_Image.fromarray(grey / np.float32(255)),
+    }
     exif = PIL_Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
     kinds: list[tuple[str, str, dict[str, Any]]] = [
@@ -259,7 +262,11 @@ ODD = st.one_of(
 
 def _likely(hint: Any) -> st.SearchStrategy[Any]:
     """Values of a field's own type, small enough to be run."""
-    small = {int: st.integers(0, 8), float: st.floats(0, 1), tuple[int, ...]: st.lists(st.just(8), max_size=4).map(tuple)}
+    small = {
+        int: st.integers(0, 8),
+        float: st.floats(0, 1),
+        tuple[int, ...]: st.lists(st.just(8), max_size=4).map(tuple),
+    }
     return ODD if hint in (DIPConfig, SampleConfig) else small.get(hint) or st.from_type(hint)
 
 
@@ -346,7 +353,10 @@ def overhead(count: int) -> dict[str, float]:
     times: dict[str, list[float]] = {"put": [], "get": []}
     with tempfile.TemporaryDirectory(dir=HERE) as folder, _environment(DIPDDPM_STORE=folder):
         for n in range(count):
-            for name, work in (("put", lambda n: store.put(f"k{n}", record, arrays)), ("get", lambda n: store.get(f"k{n}"))):
+            for name, work in (
+                ("put", lambda n: store.put(f"k{n}", record, arrays)),
+                ("get", lambda n: store.get(f"k{n}")),
+            ):
                 start = time.perf_counter()
                 work(n)
                 times[name].append(1e3 * (time.perf_counter() - start))

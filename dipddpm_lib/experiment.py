@@ -125,7 +125,9 @@ def bytes_needed(cell: Cell) -> float:
         padded = 2**fit.depth * -(-cell.size // 2**fit.depth)  # every scale halves the side
         # z and the skips are kept once or more, at the sizes of their scales
         extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)
-        needs.append(at_once * (each * _channels(fit.filters) + extra) * padded**2 + fit.runs * _weight_bytes(fit.filters))
+        needs.append(
+            at_once * (each * _channels(fit.filters) + extra) * padded**2 + fit.runs * _weight_bytes(fit.filters)
+        )
     if isinstance(config, SampleConfig | HybridConfig):
         training = cell.training if cell.prior == "single" else None
         widths = training.channels if training else BUNDLED_CHANNELS

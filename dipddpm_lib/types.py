@@ -47,7 +47,7 @@ def _annotations(kind: type) -> dict[str, Any]:
 def _fits(value: Any, kind: Any) -> bool:
     if kind is float:
         # a whole number that no float can hold is infinite
-        return type(value) is int and abs(value) < 2**1000 or isinstance(value, float) and math.isfinite(value)
+        return (type(value) is int and abs(value) < 2**1000) or (isinstance(value, float) and math.isfinite(value))
     if kind is int:
         return type(value) is int
     if get_origin(kind) in (Union, UnionType):

@@ -163,6 +163,13 @@ def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
     )
 
 
+def check_inside(*paths: Path) -> None:
+    """Refuse to write where a link would lead the output elsewhere."""
+    for path in paths:
+        if path.is_symlink():
+            raise BuildError(f"{path} is a link, and the report writes nothing through links; remove it", status=2)
+
+
 def run_notebooks(
     notebooks: Mapping[str, Path], folder: Path, planned: Mapping[str, Parameters]
 ) -> Iterator[tuple[str, float]]:
@@ -228,9 +235,10 @@ def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Ker
     A failed run stays beside it as STEM.failed.ipynb.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = (folder / path.name).resolve()
+    target = folder.resolve() / path.name
     failed = target.with_suffix(".failed.ipynb")
     unfinished = target.with_name(f".{path.stem}.unfinished.ipynb")
+    check_inside(target, failed, unfinished)
     # warnings of papermill (no kernelspec language, unparsed parameters) repeat what is checked here
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:

@@ -37,8 +37,9 @@ ROOT = Path(__file__).resolve().parents[1]
 for folder in ("benchmarks", "report"):
     sys.path.insert(0, str(ROOT / folder))
 
-import build
 import faults
+
+import build
 
 TINY = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=3, held_out=0.1)
 NASTY = '"><img src=x onerror=alert(1)>.png'
@@ -240,7 +241,11 @@ def test_a_batch_ends_with_that_line_and_a_status(
 
 def cell(config: Any = TINY, **more: Any) -> Cell:
     training = TrainConfig(channels=(8,), steps=2, batch=2, warmup=1)
-    return Cell(**{"image": "coffee", "size": 32, "seed": 0, "config": config, "prior": "single"} | {"training": training} | more)
+    return Cell(
+        **{"image": "coffee", "size": 32, "seed": 0, "config": config, "prior": "single"}
+        | {"training": training}
+        | more
+    )
 
 
 NAN = float("nan")
@@ -264,7 +269,10 @@ PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
     "NaN for a size": (lambda: cell(size=NAN), "size: expected a whole number, got nan"),
     "T below 2": (lambda: cell(SampleConfig(1), T=1), "T counts the steps of the diffusion: expected a whole number"),
     "a T that no memory holds": (lambda: NoiseSchedule.cosine(10**12), "from 2 to 1,000,000, got 1000000000000"),
-    "t_start above T": (lambda: cell(HybridConfig(TINY, SampleConfig(2), t_start=11), T=10), "from 0 to T = 10, got 11"),
+    "t_start above T": (
+        lambda: cell(HybridConfig(TINY, SampleConfig(2), t_start=11), T=10),
+        "from 0 to T = 10, got 11",
+    ),
     "more steps than T": (lambda: cell(SampleConfig(11), T=10), "steps: expected at most T = 10, got 11"),
     "more steps than T, alone": (lambda: spacing(NoiseSchedule.cosine(9), 9, 10, "uniform"), "at most T = 9, got 10"),
     "no warm-up to divide by": (lambda: TrainConfig(warmup=0), "warmup: expected 1 step or more, got 0"),
