@@ -298,7 +298,8 @@ def is_short(cell: Cell) -> bool:
     """Does it end within a fraction of a second? Others are only checked."""
     found = asdict(cell)
     parts = [found["config"], found["config"].get("dip") or {}, found["config"].get("sample") or {}, found["training"]]
-    counts = [part.get(name, 1) for part in parts if part for name in ("iterations", "steps", "runs", "batch")]
+    names = ("iterations", "tv_iterations", "steps", "runs", "batch")
+    counts = [part.get(name, 1) for part in parts if part for name in names]
     return max([*counts, cell.size // 8]) <= 8 and experiment.bytes_needed(cell) < 2**26
 
 

@@ -130,7 +130,11 @@ def bytes_needed(cell: Cell) -> float:
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
         at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
         padded = 2**fit.depth * -(-cell.size // 2**fit.depth)  # every scale halves the side
-        needs.append(each * at_once * _channels(fit.filters) * padded**2 + fit.runs * _weight_bytes(fit.filters))
+        # z and the skips are kept once or more, at the sizes of their scales
+        extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)
+        needs.append(
+            at_once * (each * _channels(fit.filters) + extra) * padded**2 + fit.runs * _weight_bytes(fit.filters)
+        )
     if isinstance(config, SampleConfig | HybridConfig):
         training = cell.training if cell.prior == "single" else None
         widths = training.channels if training else BUNDLED_CHANNELS
