@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -35,9 +34,8 @@ def check_type(name: str, value: object, kind: Any) -> None:
 
 def check_fields(config: Any) -> None:
     """The same for every field of a dataclass: annotations alone hold nobody from passing "32" or NaN."""
-    kind: Hashable = type(config)
-    for name, annotation in _annotations(kind).items():
-        check_type(name, getattr(config, name), annotation)
+    for name, kind in _annotations(type(config)).items():  # type: ignore[arg-type]  # a class is hashable
+        check_type(name, getattr(config, name), kind)
 
 
 @cache
