@@ -5,7 +5,6 @@
 Ends with 0 if nothing but images and `InputError` came of it; FOLDER holds what did it otherwise.
 """
 
-# ruff: noqa: E402 (the fuzzer must see Pillow being imported before anything else imports it)
 from __future__ import annotations
 
 import sys

@@ -112,10 +112,10 @@ METHOD: dict[type, str] = {
 
 
 # What a run keeps in memory: numbers a pixel for each channel of its network, a channel of scale i counting 4^-i, and
-# bytes a pixel whatever the network. Fitted from below to peaks that compute.peak_memory measured on one thread, at 512²
-# but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1041, `shaped(5, 64)`
-# 2056, the U-Net's call 868, its training 13518, all in bf16; `published` 10262, `snail` 1969, `deep_decoder` 3901 in
-# float32. A test holds that the estimate lies between half of a peak and the whole.
+# bytes a pixel whatever the network. Fitted from below to peaks that compute.peak_memory measured on one thread, at
+# 512² but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1041,
+# `shaped(5, 64)` 2056, the U-Net's call 868, its training 13518, all in bf16; `published` 10262, `snail` 1969,
+# `deep_decoder` 3901 in float32. A test holds that the estimate lies between half of a peak and the whole.
 LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 8, 13, 4.5, 4.5, 30
 PIXEL_BYTES = 300
 STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
@@ -130,7 +130,11 @@ def bytes_needed(cell: Cell) -> float:
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
         at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
         padded = 2**fit.depth * -(-cell.size // 2**fit.depth)  # every scale halves the side
-        needs.append(each * at_once * _channels(fit.filters) * padded**2 + fit.runs * _weight_bytes(fit.filters))
+        # z and the skips are kept once or more, at the sizes of their scales
+        extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)
+        needs.append(
+            at_once * (each * _channels(fit.filters) + extra) * padded**2 + fit.runs * _weight_bytes(fit.filters)
+        )
     if isinstance(config, SampleConfig | HybridConfig):
         training = cell.training if cell.prior == "single" else None
         widths = training.channels if training else BUNDLED_CHANNELS

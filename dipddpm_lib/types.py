@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import NoneType, UnionType
@@ -34,12 +35,13 @@ def check_type(name: str, value: object, kind: Any) -> None:
 
 def check_fields(config: Any) -> None:
     """The same for every field of a dataclass: annotations alone hold nobody from passing "32" or NaN."""
-    for name, kind in _annotations(type(config)).items():
-        check_type(name, getattr(config, name), kind)
+    kind: Hashable = type(config)
+    for name, annotation in _annotations(kind).items():
+        check_type(name, getattr(config, name), annotation)
 
 
 @cache
-def _annotations(kind: type) -> dict[str, Any]:
+def _annotations(kind: Any) -> dict[str, Any]:
     hints = get_type_hints(kind)
     return {each.name: hints[each.name] for each in fields(kind)}
 

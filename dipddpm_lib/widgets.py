@@ -303,7 +303,8 @@ class Panel:
         if photograph := self.uploads.get(choice.image):
             height, width = self.sizes[choice.image]
             lines.append(
-                f"{_escaped(photograph.name)} has {width:,} × {height:,} pixels ({width * height / 1e6:.1f} megapixels)."
+                f"{_escaped(photograph.name)} has {width:,} × {height:,} pixels "
+                f"({width * height / 1e6:.1f} megapixels)."
             )
         if choice.full:
             how = "the denoiser in one step" if choice.method == "DDPM" else f"{choice.method} anew"

@@ -146,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.render_only and (arguments.only or arguments.given):
             raise BuildError("--render-only runs nothing: it takes neither --only nor -p", status=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
+        written = ("executed", "index.html", ".index.html.unfinished", "report.pdf")
+        execution.check_inside(*(arguments.output / name for name in written))
         notebooks = execution.find_notebooks(arguments.notebooks)
         if not arguments.render_only:
             execute(arguments, notebooks)

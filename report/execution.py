@@ -186,6 +186,13 @@ def check_workers(workers: int) -> int:
     return workers
 
 
+def check_inside(*paths: Path) -> None:
+    """Refuse to write where a link would lead the output elsewhere."""
+    for path in paths:
+        if path.is_symlink():
+            raise BuildError(f"{path} is a link, and the report writes nothing through links; remove it", status=2)
+
+
 def run_notebooks(
     notebooks: Mapping[str, Path],
     folder: Path,
@@ -355,9 +362,10 @@ def _run_notebook(
     A failed run stays beside it as STEM.failed.ipynb; one that is stopped on purpose leaves nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = (folder / path.name).resolve()
+    target = folder.resolve() / path.name
     failed = target.with_suffix(".failed.ipynb")
     unfinished = target.with_name(f".{path.stem}.unfinished.ipynb")
+    check_inside(target, failed, unfinished)
     # warnings of papermill (no kernelspec language, unparsed parameters) repeat what is checked here
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:

@@ -37,8 +37,9 @@ ROOT = Path(__file__).resolve().parents[1]
 for folder in ("benchmarks", "report"):
     sys.path.insert(0, str(ROOT / folder))
 
-import build
 import faults
+
+import build
 
 TINY = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=3, held_out=0.1)
 NASTY = '"><img src=x onerror=alert(1)>.png'
@@ -279,6 +280,8 @@ PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
     "a fit that no memory holds": (lambda: cell(DIPConfig.published(), size=10_000), "GiB of memory, this machine has"),
     "a call that no memory holds": (lambda: cell(SampleConfig(2), size=10**6, prior="bundled"), "lower the size, or"),
     "a width that no memory holds": (lambda: cell(DIPConfig(filters=(10**6,) * 2)), "lower the size, or the widths"),
+    "an input that no memory holds": (lambda: cell(DIPConfig(in_channels=10**9)), "lower the size, or the widths"),
+    "skips that no memory holds": (lambda: cell(DIPConfig(skip=10**9)), "lower the size, or the widths"),
     "a depth that no memory holds": (lambda: cell(DIPConfig(filters=(8,) * 20)), "lower the size, or the widths"),
     "a batch that no memory holds": (lambda: cell(SampleConfig(2), training=TrainConfig(batch=10**7)), "the batch of"),
 }
