@@ -567,12 +567,12 @@ def scale_rows(quick: bool) -> Iterator[Row]:
                 1000 / CELL_SECONDS,
                 note="all workers in one process, which they share with the scheduler and the collector",
             )
-    for writers in (1, 2):
-        run = [sys.executable, str(HERE / "bench.py"), "--writes", "10" if quick else "100"]
+    for writers, beside in ((1, 0), (2, 0), (1, 1000 if quick else 100_000)):
+        run = [sys.executable, str(HERE / "bench.py"), "--writes", "10" if quick else "100", str(beside)]
         started = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(writers)]
         rates = [float(process.communicate()[0]) for process in started]
         yield Row(
-            f"store: results of {CELL_BYTES / 1e6:.1f} MB written into one folder, {writers} at once",
+            f"store: results of {CELL_BYTES / 1e6:.1f} MB written into one folder of {beside} results, {writers} at once",
             f"what 1000 workers end, a cell in {CELL_SECONDS:.0f} s",
             *spread([sum(rates)]),
             "a second",
@@ -605,8 +605,10 @@ def _payload(size: int, item: int) -> Tensor:
     return torch.zeros(size, dtype=torch.uint8)
 
 
-def write_results(count: int) -> None:
-    """Results of `CELL_BYTES` that this process writes in a second; prints them."""
+def write_results(count: int, beside: int) -> None:
+    """Results of `CELL_BYTES` that this process writes in a second beside so many others; prints them."""
+    for index in range(beside):
+        (store.folder() / f"{index}").mkdir(parents=True, exist_ok=True)
     arrays = {"frames": torch.zeros(CELL_BYTES, dtype=torch.uint8)}
 
     def write() -> None:
@@ -683,7 +685,7 @@ def main() -> None:
     parser.add_argument("--networks", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--plain", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
     parser.add_argument("--scale", type=int, nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--writes", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--writes", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.networks:
         networks_alone(*arguments.networks)
@@ -695,7 +697,7 @@ def main() -> None:
         pass_on(*arguments.scale)
         return
     if arguments.writes:
-        write_results(arguments.writes)
+        write_results(*arguments.writes)
         return
     rows: list[dict[str, Any]] = []
     if arguments.only:

@@ -127,7 +127,7 @@ def test_sweeps_and_their_scale_are_measured(tmp_path: Path, monkeypatch: pytest
         bench.DIPConfig, "fast", classmethod(lambda cls, n=0: DIPConfig(filters=(8,), lift=0, iterations=3))
     )
     found = [*bench.sweep_rows(True), *bench.scale_rows(True)]
-    assert len(found) == 6 if compute.available_cores() > 1 else 4
+    assert len(found) == (7 if compute.available_cores() > 1 else 5)
     for row in found:
         assert 0 < row.low <= row.value <= row.high
     assert {row.unit for row in found} >= {"a second"}
