@@ -572,7 +572,7 @@ def scale_rows(quick: bool) -> Iterator[Row]:
         started = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(writers)]
         rates = [float(process.communicate()[0]) for process in started]
         yield Row(
-            f"store: results of {CELL_BYTES / 1e6:.1f} MB written into one folder of {beside} results, {writers} at once",
+            f"store: results of {CELL_BYTES / 1e6:.1f} MB written beside {beside} others, {writers} at once",
             f"what 1000 workers end, a cell in {CELL_SECONDS:.0f} s",
             *spread([sum(rates)]),
             "a second",
