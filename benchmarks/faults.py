@@ -23,7 +23,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
@@ -101,10 +101,8 @@ def kills(count: int) -> dict[str, int]:
         nonlocal heard
         os.kill(pid, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL, "a writer ended by itself"
-        try:
+        with suppress(BlockingIOError):
             heard += os.read(ear, 2**20)
-        except BlockingIOError:
-            pass
         *lines, heard = heard.split(b"\n")
         for what, number in (line.decode().split() for line in lines):
             if what == "stored":
@@ -140,7 +138,8 @@ def outcome(work: Callable[[], object]) -> str:
     try:
         work()
     except InputError as error:
-        assert "\n" not in str(error), str(error)
+        if "\n" in str(error):
+            raise AssertionError(f"more than one line: {error}") from error
         return "refused"
     return "results"
 
@@ -353,12 +352,10 @@ def overhead(count: int) -> dict[str, float]:
     times: dict[str, list[float]] = {"put": [], "get": []}
     with tempfile.TemporaryDirectory(dir=HERE) as folder, _environment(DIPDDPM_STORE=folder):
         for n in range(count):
-            for name, work in (
-                ("put", lambda n: store.put(f"k{n}", record, arrays)),
-                ("get", lambda n: store.get(f"k{n}")),
-            ):
+            works = {"put": partial(store.put, f"k{n}", record, arrays), "get": partial(store.get, f"k{n}")}
+            for name, work in works.items():
                 start = time.perf_counter()
-                work(n)
+                work()
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {
         key: round(number, 3)
