@@ -139,7 +139,7 @@ def outcome(work: Callable[[], object]) -> str:
         work()
     except InputError as error:
         if "\n" in str(error):
-            raise AssertionError(f"more than a line: {error}") from error
+            raise AssertionError(f"more than one line: {error}") from error
         return "refused"
     return "results"
 
@@ -352,12 +352,10 @@ def overhead(count: int) -> dict[str, float]:
     times: dict[str, list[float]] = {"put": [], "get": []}
     with tempfile.TemporaryDirectory(dir=HERE) as folder, _environment(DIPDDPM_STORE=folder):
         for n in range(count):
-            for name, work in (
-                ("put", lambda n: store.put(f"k{n}", record, arrays)),
-                ("get", lambda n: store.get(f"k{n}")),
-            ):
+            works = {"put": partial(store.put, f"k{n}", record, arrays), "get": partial(store.get, f"k{n}")}
+            for name, work in works.items():
                 start = time.perf_counter()
-                work(n)
+                work()
                 times[name].append(1e3 * (time.perf_counter() - start))
     return {
         key: round(number, 3)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import atheris
 
+# before anything else imports Pillow, so that the fuzzer sees its branches
 with atheris.instrument_imports(include=["PIL"], enable_loader_override=False):
     from PIL import Image
 

@@ -256,7 +256,7 @@ class Checkpoint:
 
 
 def write_list(name: str, content: Any) -> None:
-    """Keep JSON values under a name, in place of what was kept there: results that belong together, or numbers."""
+    """Keep JSON values under a name, in place of those before: which results belong together, numbers of them."""
     _Kept("collections", f"{name}.json", LARGEST["record.json"]).write(json.dumps(content, sort_keys=True).encode())
 
 

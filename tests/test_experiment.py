@@ -527,6 +527,23 @@ def test_a_collection_that_lost_a_result_is_no_collection(root: Path) -> None:
     assert len(collected("three")) == 3
 
 
+def test_a_name_that_leads_out_of_the_store_stops_the_sweep(root: Path, fits: list[int]) -> None:
+    with pytest.raises(InputError, match="store: expected a name"):
+        sweep([cell(DIP)], name="../elsewhere")
+    with pytest.raises(InputError, match="store: expected a name"):
+        note("../elsewhere", a=1.0)
+    assert (fits, root.exists()) == ([], False)
+
+
+def test_a_result_of_another_form_is_one_line() -> None:
+    asked = cell(ClassicalConfig(), task="inpaint_50")
+    key = store.key("experiment.run", experiment._parameters(asked, asked.x_true()))
+    store.put(key, {"psnr": 99.0}, {})
+    with pytest.raises(InputError, match="a result of another form") as caught:
+        run(asked)
+    assert "\n" not in str(caught.value)
+
+
 def test_numbers_are_noted() -> None:
     assert noted("here") == {}
     note("here", a=1.5, b=-0.1, nan=math.nan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 import time
@@ -17,6 +18,7 @@ import pytest
 import torch
 from PIL import Image as PIL_Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dipddpm_lib import compute, images, priors
@@ -364,6 +366,33 @@ def test_a_damaged_file_is_refused_in_one_line(
         with pytest.raises(InputError, match=r"damaged\.safetensors") as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.safetensors"
+    path.touch()
+    os.truncate(path, priors.LARGEST_BYTES + 1)  # a hole, which takes no room on the disk
+    monkeypatch.setattr(priors, "weights_path", lambda fold: path)
+    for call in (lambda: priors.load(None), lambda: priors.weights_digest(1)):
+        with compute.peak_memory() as peak, pytest.raises(InputError, match="expected a file of at most"):
+            call()
+        assert peak.bytes < 2**26
+
+
+@pytest.mark.parametrize("channels", [[8, 8], [10**9], [2**40, 2**40], [], "48", None, [0], [-8], [8.0]])
+def test_widths_that_the_weights_do_not_bear_out_are_refused(
+    channels: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "forged.safetensors"
+    with safe_open(priors.weights_path(1), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        record = json.loads(file.metadata()["record"])
+    save_file(tensors, path, metadata={"record": json.dumps({**record, "channels": channels})})
+    monkeypatch.setattr(priors, "weights_path", lambda fold: path)
+    with compute.peak_memory() as peak, pytest.raises(InputError, match="does not hold the weights") as caught:
+        priors.shipped(1)
+    assert "\n" not in str(caught.value)
+    assert peak.bytes < 2**28
 
 
 def test_a_missing_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -451,6 +451,9 @@ def test_the_conclusion_runs_last() -> None:
         (["-p", "MODES=[1]"], "parameter MODES expects str"),
         (["-p", "SIZE"], "expected -p KEY=VALUE, got 'SIZE'"),
         (["-p", "os.x=1"], "expected -p KEY=VALUE"),
+        (["-p", "SIZE = 1; import os #=1"], "expected -p KEY=VALUE"),
+        (["-p", "__builtins__=1"], "no parameter __builtins__ in"),
+        (["--preset", "code"], "preset, all: no parameter SIZE=1; import os  # in"),
         (["-p", "SIZE=[1"], "parameter SIZE: '[1' is not YAML"),
         (["--only", "00_frist"], "no notebook 00_frist; did you mean 00_first?"),
         (["--preset", "qick"], "no preset qick; did you mean quick?"),
@@ -470,6 +473,7 @@ def test_a_wrong_command_line_starts_no_kernel(
     message: str,
 ) -> None:
     presets = {"quick": "", "unknown_stem": "09_x: {A: 1}", "unknown_name": "all: {SIZ: 1}", "shape": "[1, 2]"}
+    presets["code"] = "all: {'SIZE=1; import os\\n#': 1}"
     for name, text in presets.items():
         (sources / "presets" / f"{name}.yaml").write_text(text)
     assert run_build(sources, *arguments) == 2
@@ -527,6 +531,32 @@ def test_notebooks_run_with_their_parameters_and_render(sources: Path, capsys: p
     assert not tree(text).xpath("//main//img")
     assert sorted(path.name for path in (out / "executed").iterdir()) == ["00_first.ipynb"]
     assert re.match(r"00_first +\d+\.\d s\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["executed", "index.html", ".index.html.unfinished", "report.pdf"])
+def test_nothing_is_written_through_a_link(
+    name: str, sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sources.parent / "out").mkdir()
+    elsewhere = sources.parent / "elsewhere"
+    elsewhere.mkdir() if name == "executed" else elsewhere.write_text("mine")
+    (sources.parent / "out" / name).symlink_to(elsewhere)
+    assert run_build(sources, "--no-pdf") == 2
+    assert f"{name} is a link" in capsys.readouterr().err
+    assert no_kernel == []
+    assert list(elsewhere.iterdir()) == [] if name == "executed" else elsewhere.read_text() == "mine"
+
+
+def test_no_notebook_is_written_through_a_link(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    executed, elsewhere = sources.parent / "out" / "executed", sources.parent / "mine.ipynb"
+    executed.mkdir(parents=True)
+    elsewhere.write_text("mine")
+    for name in ("00_first.ipynb", ".00_first.unfinished.ipynb"):
+        (executed / name).symlink_to(elsewhere)
+        assert run_build(sources, "--only", "00_first", "--no-pdf") == 2
+        assert "is a link" in capsys.readouterr().err
+        assert elsewhere.read_text() == "mine"
+        (executed / name).unlink()
 
 
 def test_a_failing_notebook_names_its_cell_and_keeps_what_it_had(
