@@ -302,9 +302,8 @@ class Panel:
         lines = []
         if photograph := self.uploads.get(choice.image):
             height, width = self.sizes[choice.image]
-            lines.append(
-                f"{_escaped(photograph.name)} has {width:,} × {height:,} pixels ({width * height / 1e6:.1f} megapixels)."
-            )
+            size = f"{width:,} × {height:,} pixels ({width * height / 1e6:.1f} megapixels)"
+            lines.append(f"{_escaped(photograph.name)} has {size}.")
         if choice.full:
             how = "the denoiser in one step" if choice.method == "DDPM" else f"{choice.method} anew"
             lines.append(f"Full size: {how} on each overlapping tile; the time is said before it starts.")
