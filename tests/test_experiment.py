@@ -875,5 +875,5 @@ def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     outcomes = list(enumerate(cells))
     assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
     (bar,) = bars
-    assert (bar.n, bar.total, bar.desc) == (3, 3, "these: ")
+    assert (bar.n, bar.total, bar.desc) == (3, 3, "these")
     assert "cells, about" not in capsys.readouterr().err
