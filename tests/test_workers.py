@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from asyncio import CancelledError
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import dask
 import psutil
 import pytest
+from distributed.client import FutureCancelledError
 
 from dipddpm_lib import compute, store, workers
 from dipddpm_lib.dip import DIPConfig
@@ -290,7 +290,11 @@ def test_a_killed_scheduler_is_one_line_and_a_second_run_takes_up_the_rest(
 
 @pytest.mark.parametrize(
     ("status", "raised"),
-    [("cancelled", None), ("finished", OSError("Stream is closed")), ("finished", CancelledError())],
+    [
+        ("cancelled", None),
+        ("finished", OSError("Stream is closed")),
+        ("finished", FutureCancelledError("work", "scheduler-connection-lost")),
+    ],
 )
 def test_a_lost_scheduler_is_told_from_a_lost_item(status: str, raised: BaseException | None) -> None:
     """It may go before a cell is done, and while its result is handed over."""
