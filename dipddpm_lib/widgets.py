@@ -31,7 +31,8 @@ STYLE = """<style>
 @container (max-width: 46rem) { .dd-body { grid-template-columns: minmax(0, 1fr); } }
 .dd-panel .widget-label { font-size: 13px; }
 .dd-controls, .dd-view, .dd-controls > *, .dd-view > * { overflow: visible; }
-.dd-controls > .jupyter-widgets, .dd-view > .jupyter-widgets { margin-left: 0; margin-right: 0; }
+.dd-panel .jupyter-widgets { margin-left: 0; margin-right: 0; }
+.dd-panel .widget-hbox { gap: 0 .3rem; }
 .dd-panel h4 { margin: .55rem 0 .1rem; padding-bottom: .15rem; font-size: 12px; font-weight: 600; line-height: 1.3;
   letter-spacing: .04em; text-transform: uppercase; color: var(--jp-ui-font-color2, #666);
   border-bottom: 1px solid var(--jp-border-color2, #ddd); }
@@ -302,10 +303,8 @@ class Panel:
         lines = []
         if photograph := self.uploads.get(choice.image):
             height, width = self.sizes[choice.image]
-            lines.append(
-                f"{_escaped(photograph.name)} has {width:,} × {height:,} pixels "
-                f"({width * height / 1e6:.1f} megapixels)."
-            )
+            size = f"{width:,} × {height:,} pixels ({width * height / 1e6:.1f} megapixels)"
+            lines.append(f"{_escaped(photograph.name)} has {size}.")
         if choice.full:
             how = "the denoiser in one step" if choice.method == "DDPM" else f"{choice.method} anew"
             lines.append(f"Full size: {how} on each overlapping tile; the time is said before it starts.")

@@ -843,3 +843,37 @@ def test_a_killed_training_of_a_prior_ends_in_the_same_weights(tmp_path: Path) -
         record = json.loads(file.metadata()["record"])
     assert record["before"] == priors.record(1)
     assert record["seconds"] > priors.record(1)["seconds"]
+
+
+# ---- progress
+
+
+def test_progress_in_batch_is_terse_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setattr(experiment, "TELL_SECONDS", 0)
+    cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
+    outcomes = list(enumerate(cells))
+    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
+    told = capsys.readouterr()
+    assert [line.split(",")[0] for line in told.err.splitlines()] == ["these: 1 of 3 cells", "these: 2 of 3 cells"]
+    assert told.out == ""
+
+
+def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import tqdm.notebook
+
+    bars: list[Any] = []
+
+    class Bar(tqdm.notebook.tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options)
+            bars.append(self)
+
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01_dip.ipynb")
+    monkeypatch.setattr(tqdm.notebook, "tqdm", Bar)
+    cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
+    outcomes = list(enumerate(cells))
+    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
+    (bar,) = bars
+    assert (bar.n, bar.total, bar.desc) == (3, 3, "these")
+    assert "cells, about" not in capsys.readouterr().err
