@@ -14,6 +14,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -208,6 +209,8 @@ def outcomes(
     left, told, looked, threads = len(items), time.perf_counter(), 0.0, 0
     try:
         while left:
+            if client.status != "running":
+                raise LostScheduler("the scheduler is gone")
             now = time.perf_counter()
             if now - looked >= 1:
                 looked, threads = now, _threads(client)
@@ -240,11 +243,14 @@ def _threads(client: Client) -> int:
 
 def _outcome(future: Future, seconds: float) -> Any:
     """The value of a finished future; `Failure` where its workers died."""
-    if future.status == "finished":
-        return future.result()
-    if future.status == "error":
-        error = future.exception()
-        last = getattr(error, "last_worker", None)
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        return Failure(said, str(error), getattr(last, "address", "unknown"), seconds)
+    try:
+        if future.status == "finished":
+            return future.result()
+        if future.status == "error":
+            error = future.exception()
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            last = getattr(error, "last_worker", None)
+            return Failure(said, str(error), getattr(last, "address", "unknown"), seconds)
+    except (OSError, CancelledError):  # it went while it handed the value over
+        pass
     raise LostScheduler("the scheduler is gone")

@@ -16,8 +16,9 @@ from typing import Any
 import dask
 import psutil
 import pytest
+from distributed.client import FutureCancelledError
 
-from dipddpm_lib import compute, experiment, store, workers
+from dipddpm_lib import compute, store, workers
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell, SweepError, collected, sweep
 from dipddpm_lib.hybrid import HybridConfig
@@ -287,10 +288,24 @@ def test_a_killed_scheduler_is_one_line_and_a_second_run_takes_up_the_rest(
     assert len(results) == len(collected("far")) == 4
 
 
-def test_a_lost_scheduler_is_told_from_a_lost_item() -> None:
+@pytest.mark.parametrize(
+    ("status", "raised"),
+    [
+        ("cancelled", None),
+        ("finished", OSError("Stream is closed")),
+        ("finished", FutureCancelledError("work", "scheduler-connection-lost")),
+    ],
+)
+def test_a_lost_scheduler_is_told_from_a_lost_item(status: str, raised: BaseException | None) -> None:
+    """It may go before a cell is done, and while its result is handed over."""
+
     class Gone:
-        status = "cancelled"
+        def __init__(self) -> None:
+            self.status = status
+
+        def result(self) -> None:
+            assert raised is not None
+            raise raised
 
     with pytest.raises(LostScheduler):
         workers._outcome(Gone(), 0.0)
-    assert issubclass(experiment.SweepError, RuntimeError)
