@@ -10,8 +10,9 @@ import base64
 import io
 import json
 import math
+import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Any
@@ -19,13 +20,16 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image as PIL_Image
+from scipy.ndimage import uniform_filter
 from torch import Tensor
 
 from . import compute, images
-from .types import Image, Interval
+from .types import Image, Interval, require
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
@@ -41,6 +45,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
 COLOURS = {"DIP": BLUE, "DDPM": RED, "DIP+DDPM": GREEN, "classical": ORANGE}
 CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+SMALL = 160  # pixels; images up to this wide are shown with sharp pixels
 
 STYLE: Any = {
     "font.family": "DejaVu Sans",
@@ -150,21 +156,49 @@ def _draw(ax: Any, panel: Panel) -> None:
         ax.legend()
 
 
-def pictures(items: Mapping[str, Image], columns: int = 5, side: float = 1.9) -> Figure:
-    """A grid of images under their names, pixels left sharp."""
+def pictures(items: Mapping[str, Image], columns: int = 5, side: float = 1.9, zoom: Collection[str] = ()) -> Figure:
+    """A grid of images under their names, pixels left sharp.
+
+    zoom: names of images; under every picture stands the quarter of it (by side) in which these differ most
+    """
     with mpl.rc_context(STYLE):
         columns = min(columns, len(items))
         rows = math.ceil(len(items) / columns)
         longest = max(len(part) for name in items for part in name.split("\n"))
         head = 0.42 + 0.16 * (longest // int(13 * side))
-        fig, axes = _figure(rows, columns, side * columns, (side + head) * rows)
+        heights = [1.0, 0.62] * rows if zoom else [1.0] * rows
+        fig = Figure(figsize=(side * columns, side * sum(heights) + head * rows), layout="constrained")
+        axes = fig.subplots(len(heights), columns, squeeze=False, height_ratios=heights)
         for ax in axes.flat:
             ax.axis("off")
-        for ax, (name, image) in zip(axes.flat, items.items(), strict=False):
-            ax.imshow(images.to_array(image), interpolation="nearest" if image.shape[-1] <= 160 else "antialiased")
+        window = _most_different([items[name] for name in zoom]) if zoom else None
+        above, below = (axes[::2], axes[1::2]) if zoom else (axes, axes)
+        for ax, under, (name, image) in zip(above.flat, below.flat, items.items(), strict=False):
+            _draw_picture(ax, image)
             text = "\n".join(textwrap.fill(part, int(13 * side)) for part in name.split("\n"))
             ax.set_title(text, fontsize=8.5, fontweight="normal", loc="center")
+            if window is not None:
+                top, left, edge = window
+                ax.add_patch(
+                    Rectangle((left - 0.5, top - 0.5), edge, edge, fill=False, edgecolor=YELLOW, linewidth=1.2)
+                )
+                _draw_picture(under, image[..., top : top + edge, left : left + edge])
     return fig
+
+
+def _draw_picture(ax: Any, image: Image) -> None:
+    ax.imshow(images.to_array(image), interpolation="nearest" if image.shape[-1] <= SMALL else "antialiased")
+
+
+def _most_different(pictures: Sequence[Image]) -> tuple[int, int, int]:
+    """Top, left and side of the square in which the pictures have the largest variance among themselves."""
+    variance = torch.cat(list(pictures)).float().var(dim=0, correction=0).mean(dim=0).numpy()
+    height, width = variance.shape
+    edge = max(4, min(height, width) // 4)
+    # the filter's window starts edge // 2 before its centre; only windows that lie inside the image count
+    mean = uniform_filter(variance, edge)[edge // 2 :, edge // 2 :][: height - edge + 1, : width - edge + 1]
+    top, left = np.unravel_index(int(np.argmax(mean)), mean.shape)
+    return int(top), int(left), edge
 
 
 def heatmaps(tables: Mapping[str, pd.DataFrame], value: str, fmt: str = ".1f", width: float = 9.0) -> Figure:
@@ -194,7 +228,9 @@ def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) 
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         if raster:
-            fig.savefig(buffer, format="jpeg", dpi=130, pil_kwargs={"quality": 82})
+            fig.savefig(
+                buffer, format="jpeg", dpi=130, pil_kwargs={"quality": 82}, bbox_inches="tight", pad_inches=0.05
+            )
         else:
             fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     kind = "image/jpeg" if raster else "image/svg+xml"
@@ -225,13 +261,51 @@ def film(frames: Tensor, label: str, caption: str, alt: str, side: int = 256, mo
         name = f"frame {i} of {len(chosen)}"
         img = _img(buffer.getvalue(), "image/webp", f"{alt}, {name}")
         shown.append(f'<div class="frame"{hidden}>{img}<span>{name}</span></div>')
-    # the one script of a film: show the frame that the slider names
-    handler = "const f=this.closest('figure').querySelectorAll('.frame');f.forEach((e,i)=>{e.hidden=i!=this.value})"
-    slider = (
-        f'<input type="range" min="0" max="{len(shown) - 1}" value="{len(shown) - 1}" '
-        f'aria-label="{escape(alt)}" oninput="{escape(handler)}">'
+    _display_figure(
+        label, "figure film", "".join(shown) + _slider(alt, len(shown) - 1, len(shown) - 1, SHOW_FRAME), caption
     )
-    _display_figure(label, "figure film", "".join(shown) + slider, caption)
+
+
+# the only scripts of a figure, for JupyterLab; the report's page has its own and drops these
+SHOW_FRAME = "const f=this.closest('figure').querySelectorAll('.frame');f.forEach((e,i)=>{e.hidden=i!=this.value})"
+MOVE_SPLIT = "this.closest('figure').style.setProperty('--split',this.value+'%')"
+
+
+def _slider(label: str, most: int, value: int, handler: str) -> str:
+    return (
+        f'<input type="range" min="0" max="{most}" value="{value}" '
+        f'aria-label="{escape(label)}" oninput="{escape(handler)}">'
+    )
+
+
+def compare(left: tuple[str, Image], right: tuple[str, Image], label: str, caption: str, alt: str) -> None:
+    """Two images of one size on top of each other, a slider moves the line between them; paper gets them side by side.
+
+    left, right: name and image
+    """
+    shapes = [f"{name} {tuple(image.shape)}" for name, image in (left, right)]
+    require(left[1].shape == right[1].shape, f"compare: expected images of one shape, got {' and '.join(shapes)}")
+    # JupyterLab has not the page's style sheet, so what lays the two on each other is written here
+    over = "position:absolute;inset:0;z-index:1;clip-path:inset(0 calc(100% - var(--split,50%)) 0 0)"
+    sides = "".join(
+        f'<div class="side" style="{style}">{_sharp(image, f"{alt}, {name}")}<span>{escape(name)}</span></div>'
+        for (name, image), style in ((left, over), (right, ""))
+    )
+    pair = f'<div class="pair" style="position:relative;max-width:{COMPARED}px">{sides}</div>'
+    slider = _slider(f"{left[0]} to the left of the line, {right[0]} to the right, in percent", 100, 50, MOVE_SPLIT)
+    _display_figure(label, "figure compare", pair + slider, caption)
+
+
+COMPARED = 480  # pixels, the width of a comparison
+
+
+def _sharp(image: Image, alt: str) -> str:
+    """An <img> that fills its place; small images keep their pixels, which the browser enlarges."""
+    buffer = io.BytesIO()
+    small = image.shape[-1] <= SMALL
+    PIL_Image.fromarray(images.to_array(image)).save(buffer, "WEBP", lossless=small, quality=85)
+    style = "display:block;width:100%" + (";image-rendering:pixelated" if small else "")
+    return _img(buffer.getvalue(), "image/webp", alt).replace("<img", f'<img style="{style}"', 1)
 
 
 FORMATS = {
@@ -259,33 +333,84 @@ def table(
     best: Mapping[str, str] | None = None,
     best_of_row: Sequence[str] = (),
 ) -> None:
-    """Display a table.
+    """Display a table. Numbers of a column stand with their decimal points above each other.
 
     formats:     by column (".2f"), beside those of `FORMATS`
-    best:        columns whose "max" or "min" is set bold
+    best:        columns whose "max" or "min" is set bold; of intervals, that mean and all that overlap its interval
     best_of_row: columns of which the largest is set bold in every row
     """
     formats, best = {**FORMATS, **(formats or {})}, best or {}
-    winners = {c: getattr(pd.to_numeric(frame[c]), rule)() for c, rule in best.items()}
+    columns = {c: _aligned([_parts(v, formats.get(str(c), "")) for v in frame[c]]) for c in frame.columns}
+    bold = {(row, c) for c, rule in best.items() for row in _best_rows(frame[c], rule)}
+    for row, values in enumerate(frame[list(best_of_row)].to_numpy()):
+        largest = max((v for v in values if not pd.isna(v)), default=None)
+        bold |= {(row, c) for c, v in zip(best_of_row, values, strict=True) if v == largest}
     head = "".join(f'<th scope="col">{escape(str(c))}</th>' for c in frame.columns)
     rows = []
-    for _, row in frame.iterrows():
+    for row in range(len(frame)):
         cells = []
-        largest = max((row[c] for c in best_of_row if not pd.isna(row[c])), default=None)
-        for column, value in row.items():
-            text = escape(_formatted(value, formats.get(str(column), "")))
-            if (column in winners and value == winners[column]) or (column in best_of_row and value == largest):
-                text = f"<strong>{text}</strong>"
-            numeric = isinstance(value, int | float | Interval | np.number)
+        for column, texts in columns.items():
+            text = f"<strong>{texts[row]}</strong>" if (row, column) in bold else texts[row]
+            numeric = isinstance(frame[column].iloc[row], int | float | Interval | np.number)
             cells.append(f"<td{' class=number' if numeric else ''}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     _display_figure(label, "table", body, caption)
 
 
-def _formatted(value: Any, fmt: str) -> str:
+def _best_rows(column: pd.Series, rule: str) -> list[int]:
+    """The rows that the rule ("max" or "min") sets bold."""
+    spans = [(v.mean, v.low, v.high) if isinstance(v, Interval) else (float(v),) * 3 for v in column]
+    mean, low, high = max(
+        (s for s in spans if not math.isnan(s[0])),
+        key=lambda s: s[0] if rule == "max" else -s[0],
+        default=(math.nan,) * 3,
+    )
+    # without bounds NaN compares as false, and only equal means are level
+    return [i for i, s in enumerate(spans) if s[0] == mean or (s[1] <= high and s[2] >= low and low < high)]
+
+
+FIGURE_SPACE = "\u2007"  # as wide as a digit
+
+
+def _parts(value: Any, fmt: str) -> tuple[str, str]:
+    """A value as text, and the bounds in brackets behind it."""
     if isinstance(value, Interval):
-        return format(value, fmt)
+        mean, _, bounds = format(value, fmt).partition(" ")
+        return mean, bounds
+    return _formatted(value, fmt), ""
+
+
+def _aligned(cells: Sequence[tuple[str, str]]) -> list[str]:
+    """One column's cells as HTML, filled up with spaces as wide as digits so that points and bounds align."""
+    decimals = [len(text.partition(".")[2]) if DECIMAL.fullmatch(text) else 0 for text, _ in cells]
+    pointed = [bool(DECIMAL.fullmatch(text)) and "." in text for text, _ in cells]
+    widths = [
+        max((len(part) for part in parts), default=0) for parts in zip(*(_bounds(b) for _, b in cells), strict=True)
+    ]
+    out = []
+    for (text, bounds), places, point in zip(cells, decimals, pointed, strict=True):
+        html = escape(text)
+        if DECIMAL.fullmatch(text):
+            # the point itself is narrower than a digit: U+2008 is as wide as it
+            html += ("" if point or not any(pointed) else "\u2008") + FIGURE_SPACE * (max(decimals) - places)
+        if any(widths):
+            low, high = (part.rjust(width, FIGURE_SPACE) for part, width in zip(_bounds(bounds), widths, strict=True))
+            missing = "" if bounds else ' style="visibility:hidden" aria-hidden="true"'
+            html += f' <span class="bounds"{missing}>[{escape(low)}, {escape(high)}]</span>'
+        out.append(html)
+    return out
+
+
+DECIMAL = re.compile(r"[+−]?[\d,]+(\.\d+)?")
+
+
+def _bounds(text: str) -> tuple[str, str]:
+    low, _, high = text.strip("[]").partition(", ")
+    return low, high
+
+
+def _formatted(value: Any, fmt: str) -> str:
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return "–"
     if isinstance(value, float | int | np.number) and not isinstance(value, bool) and fmt:

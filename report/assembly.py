@@ -10,7 +10,7 @@ import hashlib
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from lxml import html
@@ -32,29 +32,48 @@ SECTION_NUMBER = re.compile(r"^(\d+(?:\.\d+)*|[A-Z]\d+(?:\.\d+)*|[A-Z](?:\.\d+)+
 FOREIGN_URL = re.compile(r"url\(\s*[\"']?(?!data:)|@import", re.IGNORECASE)
 LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data", "background", "xlink:href")
 FRAMES_IN_PRINT = 4
+LONG_TABLE = 14  # rows; a longer table may break over two pages of the PDF
+WIDE = 2  # width over height of a row of pictures or panels
+SVG_BOX = re.compile(rb'<svg[^>]*viewBox="0 0 ([\d.]+) ([\d.]+)"')
 
 
 def assemble(
-    body: str, bibliography: Bibliography, runs: list[Run], machine: dict[str, Any], partial: bool = False
+    body: str,
+    script: str,
+    bibliography: Bibliography,
+    runs: list[Run],
+    machine: dict[str, Any],
+    partial: bool = False,
 ) -> tuple[str, list[str]]:
-    """The finished page, and the references that a partial page leaves open."""
+    """The finished page, and the references that a partial page leaves open.
+
+    script: the one that the page carries; every other is refused
+    """
     root = html.document_fromstring(body, parser=html.HTMLParser(huge_tree=True))
     main = root.get_element_by_id("content")
-    handlers = check_scripts(root)
-    check_images(main)
+    check_scripts(root)
+    check_images(root)
+    lift_finding(root, main)
     headings = name_headings(main)
-    targets = {**number_equations(main), **number_figures(main), **{key: text for key, _, text in headings}}
-    for table in main.xpath(".//table"):
+    targets = {**number_equations(main), **number_figures(root), **{key: text for key, _, text in headings}}
+    for table in root.xpath("//table"):
         _align_heads(table)
         _let_scroll(table)
+    for image in list(root.iter("img")):
+        _mark_drawing(image)
+        _let_wide_scroll(image)
+    for element in root.xpath("//pre|//span[@class='equation']"):
+        element.set("tabindex", "0")  # either may be wider than the window, and then scrolls
+    add_sources(main, runs)
     main.append(references_section(bibliography.cited_references()))
     main.append(record_section(runs, machine))
-    open_references = fill_references(main, targets, _aliases(headings), partial)
+    open_references = fill_references(root, targets, _aliases(headings), partial)
     check_ids(root)
     check_self_contained(root)
     fill_contents(root, main)
     link_headings(main)
-    root.xpath("//meta[@http-equiv='Content-Security-Policy']")[0].set("content", policy(handlers))
+    root.body.append(E.SCRIPT(script))
+    root.xpath("//meta[@http-equiv='Content-Security-Policy']")[0].set("content", policy(script))
     return html.tostring(root, encoding="unicode", doctype="<!DOCTYPE html>") + "\n", open_references
 
 
@@ -81,25 +100,22 @@ def _described(element: HtmlElement) -> str:
 # ---- checks
 
 
-def check_scripts(root: HtmlElement) -> set[str]:
-    """The handlers of film sliders: the only code that the page may hold."""
-    handlers = set()
+def check_scripts(root: HtmlElement) -> None:
+    """No output brings code. What moves a slider in JupyterLab is taken off: the page's own script does it here."""
     for element in root.iter(html.etree.Element):
         if element.tag == "script":
-            raise BuildError(f"{place(element)}: a <script> in an output; the page runs none")
-        for name, value in element.items():
-            if not name.startswith("on"):
-                continue
-            film = next((figure for figure in element.iterancestors("figure") if "film" in _classes(figure)), None)
-            if name != "oninput" or element.get("type") != "range" or film is None:
-                raise BuildError(f"{place(element)}: {name} on <{element.tag}>; only a film's slider may carry code")
-            handlers.add(value)
-    return handlers
+            raise BuildError(f"{place(element)}: a <script> in an output; the page runs none but its own")
+        for name in [name for name in element.attrib if name.lower().startswith("on")]:
+            figure = next(element.iterancestors("figure"), None)
+            slides = figure is not None and _classes(figure) & {"film", "compare"}
+            if name != "oninput" or element.get("type") != "range" or not slides:
+                raise BuildError(f"{place(element)}: {name} on <{element.tag}>; only a figure's slider may carry code")
+            del element.attrib[name]
 
 
-def check_images(main: HtmlElement) -> None:
+def check_images(root: HtmlElement) -> None:
     """Every image has an alternative text."""
-    for image in main.iter("img"):
+    for image in root.iter("img"):
         if image.get("alt", "").strip() in ("", NBCONVERT_ALT):
             raise BuildError(f"{place(image)}: {_described(image)}: an image has no alt text")
 
@@ -127,14 +143,26 @@ def check_self_contained(root: HtmlElement) -> None:
             raise BuildError(f"{place(element)}: a style loads from elsewhere")
 
 
-def policy(handlers: Iterable[str]) -> str:
-    """Content-Security-Policy: the page's own images, styles, fonts, and exactly the sliders' code."""
-    digests = sorted(base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in set(handlers))
-    scripts = " ".join(["'unsafe-hashes'", *(f"'sha256-{digest}'" for digest in digests)]) if digests else "'none'"
+def policy(script: str) -> str:
+    """Content-Security-Policy: the page's own images, styles and fonts, and exactly this script."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:; "
-        f"script-src {scripts}; base-uri 'none'; form-action 'none'"
+        f"script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
     )
+
+
+# ---- the first screen
+
+
+def lift_finding(root: HtmlElement, main: HtmlElement) -> None:
+    """What the cells tagged `finding` show stands under the title, before the text; their code stays where it is."""
+    finding = root.get_element_by_id("finding")
+    for cell in main.xpath(".//div[contains(concat(' ', @class, ' '), ' finding ')]"):
+        for shown in [child for child in cell if child.tag != "details"]:
+            finding.append(shown)
+    if not len(finding):
+        finding.drop_tree()
 
 
 # ---- headings
@@ -187,7 +215,7 @@ def _aliases(headings: list[tuple[str, str | None, str]]) -> dict[str, str]:
 
 def link_headings(main: HtmlElement) -> None:
     """A quiet link to itself behind each heading."""
-    for heading in main.xpath(".//*[self::h2 or self::h3 or self::h4][@id]"):
+    for heading in main.xpath(".//*[self::h2 or self::h3 or self::h4 or self::h5 or self::h6][@id]"):
         link = E.A("#", href=f"#{heading.get('id')}")
         link.set("class", "anchor")
         link.set("aria-label", f"Link to: {_text(heading)}")
@@ -228,11 +256,11 @@ def number_equations(main: HtmlElement) -> dict[str, str]:
     return targets
 
 
-def number_figures(main: HtmlElement) -> dict[str, str]:
+def number_figures(root: HtmlElement) -> dict[str, str]:
     """Figure 1, …, Table 1, … in front of the captions. Returns what a reference to each says."""
     counts = {"Figure": 0, "Table": 0}
     targets = {}
-    for figure in main.iter("figure"):
+    for figure in root.iter("figure"):
         kind = "Table" if "table" in _classes(figure) else "Figure"
         caption = figure.find(".//figcaption")
         if caption is None or not _text(caption):
@@ -242,6 +270,10 @@ def number_figures(main: HtmlElement) -> dict[str, str]:
         _prefix(caption, f"{name}.")
         if figure.get("id"):
             targets[figure.get("id")] = name
+        if kind == "Table":
+            figure.insert(0, caption)  # a table is read from its head, and the caption says what it holds
+            if len(figure.xpath(".//tr")) > LONG_TABLE:
+                figure.set("class", "long table")
         if "film" in _classes(figure):
             _choose_printed_frames(figure)
     return targets
@@ -262,7 +294,7 @@ def _choose_printed_frames(film: HtmlElement) -> None:
     frames = film.xpath(".//*[contains(concat(' ', @class, ' '), ' frame ')]") or list(film.iter("img"))
     if not frames:
         raise BuildError(f"{place(film)}: {_described(film)} is a film without frames")
-    count = 1 if _aspect(next(frames[0].iter("img"))) > 2 else min(FRAMES_IN_PRINT, len(frames))
+    count = 1 if _aspect(next(frames[0].iter("img"))) > WIDE else min(FRAMES_IN_PRINT, len(frames))
     last = len(frames) - 1
     printed = {last} if count == 1 else {round(n * last / (count - 1)) for n in range(count)}
     for index, frame in enumerate(frames):
@@ -270,11 +302,31 @@ def _choose_printed_frames(film: HtmlElement) -> None:
     film.set("data-printed", str(count))
 
 
+def _mark_drawing(image: HtmlElement) -> None:
+    """Lines on white may be shown as light lines on a dark page; pictures and maps of colours keep their colours."""
+    head, _, payload = image.get("src", "").partition("base64,")
+    if head.startswith("data:image/svg+xml") and b"<image" not in base64.b64decode(payload):
+        image.set("class", " ".join(sorted(_classes(image) | {"drawing"})))
+
+
+def _let_wide_scroll(image: HtmlElement) -> None:
+    """A row of pictures would be too small on a telephone: there it scrolls by itself, as wide tables do."""
+    figure = next(image.iterancestors("figure"), None)
+    if figure is None or _classes(figure) & {"film", "compare"} or _aspect(image) <= WIDE:
+        return
+    image.set("class", " ".join(sorted(_classes(image) | {"wide"})))
+    _let_scroll(image)
+
+
 def _aspect(image: HtmlElement) -> float:
-    """Width over height of an embedded image; 1 for what Pillow cannot read (SVG)."""
+    """Width over height of an embedded image; 1 for what is neither SVG nor known to Pillow."""
     _, _, payload = image.get("src", "").partition("base64,")
+    data = base64.b64decode(payload)
+    box = SVG_BOX.search(data[:2000])
+    if box:
+        return float(box[1]) / float(box[2])
     try:
-        with Image.open(io.BytesIO(base64.b64decode(payload))) as opened:
+        with Image.open(io.BytesIO(data)) as opened:
             return opened.width / opened.height
     except (OSError, ValueError):
         return 1.0
@@ -294,23 +346,29 @@ def _align_heads(table: HtmlElement) -> None:
                 cell.set("class", " ".join(sorted(_classes(cell) | {"number"})))
 
 
-def _let_scroll(table: HtmlElement) -> None:
-    """A table wider than the window scrolls by itself, by keyboard too."""
+def _let_scroll(element: HtmlElement) -> None:
+    """What is wider than the window scrolls by itself, by keyboard too."""
     box = E.DIV()
-    box.attrib.update({"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "table"})
-    box.tail, table.tail = table.tail, None
-    table.getparent().replace(table, box)
-    box.append(table)
+    box.attrib.update({"class": "scroll", "tabindex": "0", "role": "group", "aria-label": _name(element)})
+    box.tail, element.tail = element.tail, None
+    element.getparent().replace(element, box)
+    box.append(element)
+
+
+def _name(element: HtmlElement) -> str:
+    """`Table 3` or `Figure 2`; a table outside a figure carries no number."""
+    figure = next(element.iterancestors("figure"), None)
+    return "table" if figure is None else figure.findtext(".//figcaption/b", "table").rstrip(".")
 
 
 # ---- references
 
 
-def fill_references(main: HtmlElement, targets: dict[str, str], aliases: dict[str, str], partial: bool) -> list[str]:
+def fill_references(root: HtmlElement, targets: dict[str, str], aliases: dict[str, str], partial: bool) -> list[str]:
     """`[](#fig-name)` → Figure 3. A link to nothing stops the build, on a partial page it is returned."""
-    ids = set(main.xpath("//@id"))
+    ids = set(root.xpath("//@id"))
     unresolved = []
-    for link in main.xpath(".//a[starts-with(@href, '#')]"):
+    for link in root.xpath("//a[starts-with(@href, '#')]"):
         name = link.get("href")[1:]
         name = name if name in ids else aliases.get(name, name)
         link.set("href", f"#{name}")
@@ -319,6 +377,7 @@ def fill_references(main: HtmlElement, targets: dict[str, str], aliases: dict[st
             if not partial:
                 raise BuildError(message)
             unresolved.append(message)
+            del link.attrib["href"]  # a name that leads nowhere is text
         written = _text(link)
         if written in ("", "(??)"):  # math-core writes (??) for an \eqref
             said = targets.get(name, name)
@@ -354,16 +413,38 @@ def _reference_item(reference: Reference) -> HtmlElement:
 # ---- the record of this run
 
 
+def add_sources(main: HtmlElement, runs: list[Run]) -> None:
+    """Behind each section the executed notebook that it comes from."""
+    for run in runs:
+        section = main.get_element_by_id(f"nb-{run.notebook}", None)
+        if section is not None and run.download:
+            line = E.P("This section is the notebook ", _download(run), ", as it was run.")
+            line.set("class", "source")
+            section.append(line)
+
+
+def _download(run: Run) -> HtmlElement:
+    link = E.A(f"{run.notebook}.ipynb", href=run.download)
+    link.set("download", "")
+    return link
+
+
 def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
     """Which notebook ran with which parameters, how long, and on what. Values are text, whatever they hold."""
     section = E.SECTION(E.H2("The record of this run", id="sec-the-record-of-this-run"))
     section.set("class", "record")
-    section.append(E.P("Parameters in bold were given to this run; the others are the notebook's own defaults."))
-    head = E.TR(E.TH("notebook"), E.TH("parameters"), E.TH("seconds"))
-    head[-1].set("class", "number")
+    section.append(
+        E.P(
+            "Parameters in bold were given to this run; the others are the notebook's own defaults. Seconds and memory "
+            "are the whole notebook's; results that were stored before are read back in no time. Each result's own "
+            "seconds, seed and machine stand in the tables."
+        )
+    )
+    head = E.TR(*(E.TH(name, scope="col") for name in ("notebook", "parameters", "seconds", "peak memory (MiB)")))
     table = E.TABLE(E.THEAD(head), E.TBODY(*(_run_row(run) for run in runs)))
     table.set("class", "runs")
     section.append(table)
+    _align_heads(table)
     _let_scroll(table)
     if machine:
         rows = (E.TR(E.TH(str(key), scope="row"), E.TD(_shown(value))) for key, value in machine.items())
@@ -375,14 +456,16 @@ def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
 
 
 def _run_row(run: Run) -> HtmlElement:
-    cell = E.TD()
+    parameters = E.TD()
     for name, value in run.parameters.items():
         text = f"{name} = {value!r}"
-        cell.append(E.CODE(E.B(text) if name in run.given else text))
-        cell[-1].tail = " "
+        parameters.append(E.CODE(E.B(text) if name in run.given else text))
+        parameters[-1].tail = " "
     seconds = E.TD("" if run.seconds is None else f"{run.seconds:.1f}")
-    seconds.set("class", "number")
-    return E.TR(E.TH(run.notebook, scope="row"), cell, seconds)
+    memory = E.TD("" if run.memory is None else f"{run.memory / 2**20:.0f}")
+    for cell in (seconds, memory):
+        cell.set("class", "number")
+    return E.TR(E.TH(_download(run) if run.download else run.notebook, scope="row"), parameters, seconds, memory)
 
 
 def _shown(value: Any) -> str:

@@ -4,6 +4,7 @@ examples:
   python report/build.py --preset quick                  all of it
   python report/build.py --only 03_hybrid -p SEED=3      one notebook, the others as they were last run
   python report/build.py --render-only --no-pdf          the page alone, from report/executed/
+  python report/build.py --render-only --alone 03_hybrid that notebook as a page too, report/alone/03_hybrid.html
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import argparse
 import sys
 from pathlib import Path
 
+import nbformat
+
 import execution
 import page
 import printing
@@ -19,6 +22,7 @@ from errors import BuildError
 
 HERE = Path(__file__).resolve().parent
 LEDGER = "08_conclusion"
+DOWNLOADS = "notebooks"  # beside the page: the executed notebooks, to be downloaded
 NO_BROWSER = (
     "no PDF: no Chromium found; install Chromium or set CHROMIUM=/path/to/chromium, then run with --render-only"
 )
@@ -32,25 +36,28 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", metavar="NAME", help="parameters from notebooks/presets/NAME.yaml")
     parser.add_argument("--only", metavar="STEM", action="append", help="run this notebook only (repeatable)")
     parser.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], dest="given", help="a parameter")
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help="notebooks to run side by side; default: 1")
     parser.add_argument("--no-pdf", action="store_true", help="the HTML page only")
     parser.add_argument("--render-only", action="store_true", help="run nothing, render report/executed/")
+    parser.add_argument("--alone", metavar="STEM", action="append", default=[], help="and this notebook as a page")
     parser.add_argument("--output", metavar="DIR", type=Path, default=HERE, help="default: report/")
     parser.add_argument("--notebooks", metavar="DIR", type=Path, default=HERE.parent / "notebooks", help="the sources")
     parser.add_argument("--references", metavar="FILE", type=Path, default=HERE / "references.bib", help="BibTeX")
     return parser.parse_args(argv)
 
 
-def choose(only: list[str] | None, known: list[str]) -> list[str]:
-    """The notebooks to run."""
-    for stem in only or []:
+def choose(option: str, named: list[str] | None, known: list[str]) -> list[str]:
+    """The notebooks that the option names; all where it is not given."""
+    for stem in named or []:
         if stem not in known:
-            raise BuildError(f"--only: no notebook {stem}{execution.nearest(stem, known)}", status=2)
-    return [stem for stem in known if only is None or stem in only]
+            raise BuildError(f"{option}: no notebook {stem}{execution.nearest(stem, known)}", status=2)
+    return [stem for stem in known if named is None or stem in named]
 
 
 def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     """Check every parameter, then run the chosen notebooks."""
-    chosen = choose(arguments.only, list(notebooks))
+    workers = execution.check_workers(arguments.workers)
+    chosen = choose("--only", arguments.only, list(notebooks))
     # the ledger reads what the others left: on a whole page it may not lag behind them
     if LEDGER in notebooks and LEDGER not in chosen and (arguments.output / "executed" / f"{LEDGER}.ipynb").exists():
         chosen = [*chosen, LEDGER]
@@ -60,20 +67,64 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     planned = execution.plan(defaults, chosen, preset, given)
     execution.prepare_environment()
     planned = {stem: planned[stem] for stem in execution.running_order(chosen)}
-    for stem, seconds in execution.run_notebooks(notebooks, arguments.output / "executed", planned):
-        print(f"{stem:<36} {seconds:8.1f} s", flush=True)
+    record = {"preset": arguments.preset or "none", "commit": execution.commit(HERE.parent)}
+    progress = Progress(list(planned), arguments.output / "executed", workers)
+    runs = execution.run_notebooks(
+        notebooks, arguments.output / "executed", planned, record, workers, progress.cell_starts
+    )
+    for stem, seconds in runs:
+        progress.notebook_ends(stem, seconds)
+
+
+class Progress:
+    """A line for each notebook that has run, with what is left; on a terminal also the cells that run now.
+
+    The time left is what the notebooks took when they were last run, and for others the mean of all that is known.
+    """
+
+    def __init__(self, stems: list[str], executed: Path, workers: int):
+        self.left = {stem: execution.seconds_before(executed / f"{stem}.ipynb") for stem in stems}
+        self.total, self.workers = len(stems), workers
+        self.known = [seconds for seconds in self.left.values() if seconds is not None]
+        self.cells: dict[str, str] = {}
+
+    def cell_starts(self, stem: str, cell: int, cells: int) -> None:
+        self.cells[stem] = f"{stem} {cell}/{cells}"
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{', '.join(sorted(self.cells.values()))}", end="", file=sys.stderr, flush=True)
+
+    def notebook_ends(self, stem: str, seconds: float) -> None:
+        self.cells.pop(stem, None)
+        self.left.pop(stem)
+        self.known.append(seconds)
+        mean = sum(self.known) / len(self.known)
+        rest = sum(mean if before is None else before for before in self.left.values()) / self.workers
+        said = f"   {self.total - len(self.left)} of {self.total}, about {rest:.0f} s left" if self.left else ""
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        print(f"{stem:<36} {seconds:8.1f} s{said}", flush=True)
 
 
 def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
-    """Write index.html, whole or not at all."""
-    html, warnings = page.render(arguments.output / "executed", list(notebooks), arguments.references)
+    """Write the pages, each whole or not at all, and the executed notebooks beside index.html."""
+    executed, alone = arguments.output / "executed", choose("--alone", arguments.alone, list(notebooks))
+    html, warnings = page.render(executed, list(notebooks), arguments.references, DOWNLOADS)
+    pages = {f"alone/{stem}.html": page.render_alone(executed, stem, arguments.references) for stem in alone}
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    target = arguments.output / "index.html"
-    unfinished = target.with_name(".index.html.unfinished")
-    unfinished.write_text(html, encoding="utf-8")
+    for stem, notebook in page.load(executed, list(notebooks)).items():
+        _write(arguments.output / DOWNLOADS / f"{stem}.ipynb", nbformat.writes(page.for_download(notebook)) + "\n")
+    for name, text in {"index.html": html, **pages}.items():
+        target = _write(arguments.output / name, text)
+        print(f"{target}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
+    return arguments.output / "index.html"
+
+
+def _write(target: Path, text: str) -> Path:
+    target.parent.mkdir(exist_ok=True)
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(target)
-    print(f"{target}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
     return target
 
 
@@ -95,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.render_only and (arguments.only or arguments.given):
             raise BuildError("--render-only runs nothing: it takes neither --only nor -p", status=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
+        written = ("executed", "index.html", ".index.html.unfinished", "report.pdf")
+        execution.check_inside(*(arguments.output / name for name in written))
         notebooks = execution.find_notebooks(arguments.notebooks)
         if not arguments.render_only:
             execute(arguments, notebooks)
@@ -105,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("error: interrupted; what has finished is kept", file=sys.stderr)
+        print("error: interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from traitlets.config import Config
 from assembly import assemble
 from bibliography import Bibliography
 from errors import BuildError
-from execution import declared
+from execution import RUN, declared
 from prose import to_html
 
 HERE = Path(__file__).resolve().parent
@@ -39,12 +41,19 @@ FACES = (
 
 @dataclass(frozen=True)
 class Run:
-    """What the page tells of one executed notebook: every declared parameter, those given, and the seconds it took."""
+    """What the page tells of one executed notebook.
+
+    parameters: every one that it declares; given: the names of those that were set for this run
+    memory:     the most that its kernel held, in bytes
+    download:   the address of the executed notebook beside the page, empty where there is none
+    """
 
     notebook: str
     parameters: dict[str, Any]
     given: frozenset[str]
     seconds: float | None
+    memory: int | None
+    download: str
 
 
 class ReportExporter(HTMLExporter):
@@ -67,12 +76,25 @@ class ReportExporter(HTMLExporter):
             jupyter_widgets_base_url="",
         )
 
+    def default_filters(self) -> Iterator[tuple[str, Any]]:
+        """nbconvert's, and the one for computed prose."""
+        yield from super().default_filters()
+        yield "computed2html", self.computed2html
+
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:
-        """The Markdown filter, for cells and for computed prose alike."""
+        """Markdown cells: their author may write HTML."""
+        return self._to_html(context, source, computed=False)
+
+    @pass_context
+    def computed2html(self, context: Any, source: str) -> str:
+        """Computed prose: what looks like HTML in it came with a value."""
+        return self._to_html(context, source, computed=True)
+
+    def _to_html(self, context: Any, source: str, computed: bool) -> str:
         cell = context["cell"]
-        place = cell.metadata.report
-        return to_html(source, f"{place.notebook}, {place.cell}", self.bibliography, cell.get("attachments"))
+        where = f"{cell.metadata.report.notebook}, {cell.metadata.report.cell}"
+        return to_html(source, where, self.bibliography, cell.get("attachments"), computed)
 
 
 def load(folder: Path, stems: list[str]) -> dict[str, nbformat.NotebookNode]:
@@ -81,12 +103,20 @@ def load(folder: Path, stems: list[str]) -> dict[str, nbformat.NotebookNode]:
     return {stem: nbformat.read(path, as_version=4) for stem, path in paths.items() if path.is_file()}
 
 
-def run_of(stem: str, notebook: nbformat.NotebookNode, path: Path) -> Run:
-    """The record that papermill left, over the defaults that the notebook declares."""
+def run_of(stem: str, notebook: nbformat.NotebookNode, path: Path, download: str = "") -> Run:
+    """The record that papermill and the builder left, over the defaults that the notebook declares."""
     record = notebook.metadata.get("papermill", {})
     given = dict(record.get("parameters", {}))
     defaults = {name: value for name, value in declared(path).items() if value is not ...}
-    return Run(stem, {**defaults, **given}, frozenset(given), record.get("duration"))
+    memory = notebook.metadata.get(RUN, {}).get("memory")
+    return Run(stem, {**defaults, **given}, frozenset(given), record.get("duration"), memory, download)
+
+
+def run_record(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str]:
+    """Preset and commit of the run; both of each where notebooks were run at different times."""
+    kept = [notebook.metadata.get(RUN, {}) for notebook in notebooks.values()]
+    values = {name: list(dict.fromkeys(run[name] for run in kept if run.get(name))) for name in ("preset", "commit")}
+    return {name: ", ".join(found) for name, found in values.items() if found}
 
 
 def machine_record(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, Any]:
@@ -156,22 +186,60 @@ def _face(stem: str, family: str, weight: str, style: str) -> str:
     )
 
 
-def render(folder: Path, stems: list[str], references: Path) -> tuple[str, list[str]]:
+def for_download(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """An executed notebook without what only this machine can use: paths, clocks, progress."""
+    clean = copy.deepcopy(notebook)
+    kept = {key: clean.metadata.get("papermill", {}).get(key) for key in ("parameters", "duration", "version")}
+    clean.metadata["papermill"] = {key: value for key, value in kept.items() if value is not None}
+    for cell in clean.cells:
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if _shown(output)]
+    return clean
+
+
+def render(folder: Path, stems: list[str], references: Path, downloads: str = "") -> tuple[str, list[str]]:
     """The page of the notebooks in `folder`, and what to warn of.
 
     A notebook that has not been run yet leaves a partial page: references into it are warnings, not errors.
+
+    downloads: the folder of executed notebooks, as it is reached from the page; empty for a page without links to them
     """
     notebooks = load(folder, stems)
     absent = [stem for stem in stems if stem not in notebooks]
     if not notebooks:
         raise BuildError(f"nothing to render: no executed notebook in {folder}; run without --render-only")
-    runs = [run_of(stem, notebook, folder / f"{stem}.ipynb") for stem, notebook in notebooks.items()]
-    machine = machine_record(notebooks)
-    bibliography = Bibliography(references)
-    exporter = ReportExporter(bibliography)
-    resources = {"report": {"title": TITLE, "subtitle": SUBTITLE, "css": stylesheet()}}
-    body, _ = exporter.from_notebook_node(concatenate(notebooks), resources=resources)
-    html, warnings = assemble(body, bibliography, runs, machine, partial=bool(absent))
+    html, warnings = _rendered(notebooks, folder, references, downloads, TITLE, partial=bool(absent))
     if absent:
         warnings.insert(0, f"not run yet, left out: {', '.join(absent)}")
     return html, warnings
+
+
+def render_alone(folder: Path, stem: str, references: Path) -> str:
+    """A page of one notebook. References into others are text."""
+    notebooks = load(folder, [stem])
+    if not notebooks:
+        raise BuildError(f"{stem} has not been run: no {stem}.ipynb in {folder}; run without --render-only")
+    return _rendered(notebooks, folder, references, "", f"{TITLE}: {stem}", partial=True)[0]
+
+
+def _rendered(
+    notebooks: dict[str, nbformat.NotebookNode],
+    folder: Path,
+    references: Path,
+    downloads: str,
+    title: str,
+    partial: bool,
+) -> tuple[str, list[str]]:
+    runs = [
+        run_of(stem, notebook, folder / f"{stem}.ipynb", f"{downloads}/{stem}.ipynb" if downloads else "")
+        for stem, notebook in notebooks.items()
+    ]
+    machine = {**run_record(notebooks), **machine_record(notebooks)}
+    bibliography = Bibliography(references)
+    exporter = ReportExporter(bibliography)
+    resources = {"report": {"title": title, "subtitle": SUBTITLE, "css": stylesheet()}}
+    body, _ = exporter.from_notebook_node(concatenate(notebooks), resources=resources)
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    return assemble(body, script, bibliography, runs, machine, partial)

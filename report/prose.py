@@ -43,9 +43,9 @@ def mathml(tex: str, display: bool, where: str) -> str:
 class Prose(IPythonRenderer):
     """nbconvert's own Markdown renderer with formulas and citations done at build time."""
 
-    def __init__(self, where: str, bibliography: Bibliography, attachments: dict | None = None):
+    def __init__(self, where: str, bibliography: Bibliography, attachments: dict | None = None, computed: bool = False):
         super().__init__(
-            escape=False, allow_harmful_protocols=False, exclude_anchor_links=True, attachments=attachments or {}
+            escape=computed, allow_harmful_protocols=False, exclude_anchor_links=True, attachments=attachments or {}
         )
         self.where = where
         self.bibliography = bibliography
@@ -86,8 +86,17 @@ def _parse_citation(_inline: InlineParser, match: re.Match, state: InlineState) 
     return match.end()
 
 
-def to_html(source: str, where: str, bibliography: Bibliography, attachments: dict[str, Any] | None = None) -> str:
-    """Render one piece of Markdown; `where` names it in errors."""
-    markdown = MarkdownWithMath(renderer=Prose(where, bibliography, attachments))
+def to_html(
+    source: str,
+    where: str,
+    bibliography: Bibliography,
+    attachments: dict[str, Any] | None = None,
+    computed: bool = False,
+) -> str:
+    """Render one piece of Markdown; `where` names it in errors.
+
+    computed: the text holds values, a file's name perhaps: HTML in it is shown as it is written
+    """
+    markdown = MarkdownWithMath(renderer=Prose(where, bibliography, attachments, computed))
     markdown.inline.register("citation", CITATION, _parse_citation, before="link")
     return markdown.render(source)

@@ -38,6 +38,7 @@ NAMES = (
     "08_conclusion",
     "A1_reported_numbers",
     "A2_speed",
+    "A3_hand_off",
 )
 
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 import dipddpm_lib
 from dipddpm_lib import compute, experiment, images, plotting
-from dipddpm_lib.plotting import Panel, curves, film, heatmaps, pictures, say, settings, show, table
-from dipddpm_lib.types import Interval
+from dipddpm_lib.plotting import Panel, compare, curves, film, heatmaps, pictures, say, settings, show, table
+from dipddpm_lib.types import InputError, Interval
 
 EVIL = '"><img src=x onerror=alert(1)>'
 NAN = math.nan
@@ -90,6 +90,7 @@ def test_what_is_written_is_text(page: Callable[[], html.HtmlElement]) -> None:
         lambda: show(curves(Panel({EVIL: ([1.0], [1.0])}, EVIL, EVIL, EVIL, levels={EVIL: 1.0})), EVIL, EVIL, EVIL),
         lambda: table(frame, EVIL, EVIL, best={"n": "max"}),
         lambda: film(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), EVIL, EVIL, EVIL),
+        lambda: compare((EVIL, picture()), (EVIL, picture()), EVIL, EVIL, EVIL),
     ):
         act()
         figure = page()
@@ -139,6 +140,8 @@ def draw():
     plotting.show(plotting.pictures({"p": flat, "q": flat + 0.5}), "fig-c", "c", "a")
     plotting.show(plotting.pictures({"p": flat, "q": flat + 0.5}), "fig-d", "c", "a", raster=True)
     plotting.film(torch.zeros(3, 3, 16, 16, dtype=torch.uint8), "fig-e", "c", "a")
+    plotting.compare(("p", flat), ("q", flat + 0.5), "fig-f", "c", "a")
+    plotting.show(plotting.pictures({"p": flat, "q": flat + 0.5}, zoom=("p", "q")), "fig-g", "c", "a", raster=True)
     plotting.table(frame, "tab-a", "c")
 """
 
@@ -212,6 +215,28 @@ def test_pictures_show_every_pixel_under_its_name() -> None:
             assert ax.get_images() == []
 
 
+def test_the_zoom_shows_where_the_named_pictures_differ() -> None:
+    x = images.load("coffee", 32)
+    a, b = x.clone(), x.clone()
+    a[..., 20:28, 4:12] = 1.0
+    b[..., 20:28, 4:12] = -1.0
+    noise = torch.rand(x.shape, generator=compute.generator(0, "zoom")) * 2 - 1  # not named, so it decides nothing
+    fig = pictures({"x": x, "noise": noise, "a": a, "b": b}, columns=2, zoom=("a", "b"))
+    assert [len(ax.get_images()) for ax in fig.axes] == [1] * 8, "two rows of pictures, each with its crops below"
+    crops = [fig.axes[i].get_images()[0].get_array() for i in (2, 3, 6, 7)]
+    for crop, image in zip(crops, (x, noise, a, b), strict=True):
+        assert np.array_equal(crop, images.to_array(image)[20:28, 4:12])
+    (frame,) = fig.axes[0].patches
+    assert frame.get_bbox().bounds == (3.5, 19.5, 8, 8), "the frame stands around the same pixels"
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (0, 24), (24, 0), (24, 24)])
+def test_the_zoom_reaches_every_corner(corner: tuple[int, int]) -> None:
+    a, b = picture().new_zeros(1, 3, 32, 32), picture().new_zeros(1, 3, 32, 32)
+    b[..., corner[0] : corner[0] + 8, corner[1] : corner[1] + 8] = 1.0
+    assert plotting._most_different([a, b]) == (*corner, 8)
+
+
 def test_heatmaps_share_one_scale_and_write_their_numbers() -> None:
     a = pd.DataFrame([[1.0, 2.0]], index=["r"], columns=[10, 20]).rename_axis(index="ρ", columns="steps")
     fig = heatmaps({"a": a, "b": a + 5}, "PSNR (dB)")
@@ -249,11 +274,40 @@ def test_a_film_shows_its_last_frame(count: int, page: Callable[[], html.HtmlEle
     assert greys == sorted(greys)
 
 
+# ---- comparisons
+
+
+def test_a_comparison_lays_two_images_on_each_other(page: Callable[[], html.HtmlElement]) -> None:
+    x = images.load("coffee", 32)
+    compare(("DIP", x), ("DIP+DDPM", x.flip(-1)), "fig-c", "It clears.", "coffee")
+    figure = page()
+    assert figure.get("class") == "figure compare"
+    assert [e.text for e in figure.findall(".//div/span")] == ["DIP", "DIP+DDPM"]
+    first, second = figure.iter("img")
+    assert [img.get("alt") for img in (first, second)] == ["coffee, DIP", "coffee, DIP+DDPM"]
+    for img, image in ((first, x), (second, x.flip(-1))):
+        data = base64.b64decode(img.get("src").removeprefix("data:image/webp;base64,"))
+        assert np.array_equal(np.array(PIL_Image.open(io.BytesIO(data))), images.to_array(image)), "small: lossless"
+    (slider,) = figure.iter("input")
+    assert (slider.get("type"), slider.get("value"), slider.get("max")) == ("range", "50", "100")
+    assert slider.get("oninput") == plotting.MOVE_SPLIT
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_images_of_two_shapes_cannot_be_compared() -> None:
+    with pytest.raises(InputError, match=r"one shape, got a \(1, 3, 16, 16\) and b \(1, 3, 8, 8\)"):
+        compare(("a", picture()), ("b", picture()[..., :8, :8]), "fig-c", "…", "…")
+
+
 # ---- tables
 
 
 def cells(figure: html.HtmlElement) -> list[list[str]]:
-    return [[c.text_content() for c in row.iter("td")] for row in figure.find(".//tbody").iter("tr")]
+    """What is seen, without the spaces that align it."""
+    for hidden in figure.xpath(".//span[@aria-hidden]"):
+        hidden.drop_tree()
+    rows = figure.find(".//tbody").iter("tr")
+    return [[c.text_content().strip(" \u2007\u2008").replace("\u2007", "") for c in row.iter("td")] for row in rows]
 
 
 def bold(figure: html.HtmlElement) -> list[str]:
@@ -297,6 +351,26 @@ def test_the_best_is_bold_by_its_rule(page: Callable[[], html.HtmlElement]) -> N
     assert bold(page()) == ["20.0"]
     table(frame, "tab-a", "…")
     assert bold(page()) == []
+
+
+def test_of_intervals_all_that_reach_the_best_are_bold(page: Callable[[], html.HtmlElement]) -> None:
+    spans = [Interval(20.0, 19.0, 21.0, 3), Interval(19.0, 18.0, 20.0, 3), Interval(17.0, 16.0, 18.5, 3)]
+    table(pd.DataFrame({"p": spans}), "tab-a", "…", {"p": ".1f"}, {"p": "max"})
+    assert [text.split()[0] for text in bold(page())] == ["20.0", "19.0"], "the second's interval overlaps the first's"
+    alone = [Interval(v, NAN, NAN, 1) for v in (20.0, 19.0)]
+    table(pd.DataFrame({"p": alone}), "tab-a", "…", {"p": ".1f"}, {"p": "max"})
+    assert bold(page()) == ["20.0"]
+
+
+def test_decimal_points_and_bounds_stand_above_each_other(page: Callable[[], html.HtmlElement]) -> None:
+    spans = [Interval(9.5, 8.25, 10.0, 3), Interval(-10.25, -11.0, -9.5, 3), Interval(3.0, NAN, NAN, 1)]
+    table(pd.DataFrame({"x": [0.5, 10, 0.125], "p": spans}), "tab-a", "…", {"p": ".2f"})
+    rows = [[c.text_content() for c in row.iter("td")] for row in page().find(".//tbody").iter("tr")]
+    x, p = zip(*rows, strict=True)
+    assert len({len(text) - text.index(".") for text in x}) == 1, "as many places behind the point, right-aligned"
+    assert len({len(text) for text in (t.partition(" ")[2] for t in p)}) == 1, "bounds are of one width"
+    assert p[1] == "−10.25 [−11.00, −9.50]"
+    assert p[0] == "9.50 [\u2007\u20078.25, 10.00]"
 
 
 def test_the_best_of_a_row_is_bold_whatever_is_missing(page: Callable[[], html.HtmlElement]) -> None:
