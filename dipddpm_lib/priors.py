@@ -290,6 +290,8 @@ def shipped(fold: Fold) -> DenoisingUNet:
     state = {k.removeprefix("weights."): v.float() for k, v in tensors.items() if k.startswith("weights.")}
     try:
         channels = tuple(record["channels"])
+        if not channels or any(type(c) is not int or c < 1 for c in channels):
+            raise ValueError(f"widths {channels!r}")
         with torch.device("meta"):  # what the file says of itself takes no memory until its weights bear it out
             DenoisingUNet(channels).load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

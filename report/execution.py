@@ -24,6 +24,7 @@ import papermill
 import yaml
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
 from papermill.engines import NBClientEngine, papermill_engines
 
 from dipddpm_lib import compute
@@ -249,6 +250,7 @@ def _side_by_side(
         finally:
             running.discard(kernel)
             kernel.end()
+            ensure_event_loop().close()  # this thread's, which talked to the kernel
         return time.perf_counter() - started
 
     last = [stem for stem in planned if is_last(stem)]

@@ -852,7 +852,8 @@ def test_progress_in_batch_is_terse_text(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     monkeypatch.setattr(experiment, "TELL_SECONDS", 0)
     cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
-    assert list(experiment._announced(cells, "these")) == cells
+    outcomes = list(enumerate(cells))
+    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
     told = capsys.readouterr()
     assert [line.split(",")[0] for line in told.err.splitlines()] == ["these: 1 of 3 cells", "these: 2 of 3 cells"]
     assert told.out == ""
@@ -871,7 +872,8 @@ def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01_dip.ipynb")
     monkeypatch.setattr(tqdm.notebook, "tqdm", Bar)
     cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
-    assert list(experiment._announced(cells, "these")) == cells
+    outcomes = list(enumerate(cells))
+    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
     (bar,) = bars
-    assert (bar.n, bar.total, bar.desc) == (3, 3, "these: ")
+    assert (bar.n, bar.total, bar.desc) == (3, 3, "these")
     assert "cells, about" not in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import struct
 import subprocess
@@ -29,6 +30,7 @@ from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.play import Choice
 from dipddpm_lib.schedules import NoiseSchedule, spacing
 from dipddpm_lib.types import InputError, Measurement
 from dipddpm_lib.widgets import Panel
@@ -202,14 +204,14 @@ def test_the_panel_says_it_too(tmp_path: Path) -> None:
         place = tmp_path / fault.replace(" ", "_")
         place.mkdir()
         make, line = FILES[fault]
-        panel = Panel("DIP", str(make(place)), 32)
+        panel = Panel(Choice(image=str(make(place)), size=32, method="DIP"))
         panel.run()
         panel.wait(60.0)
-        said = panel.status.value
+        said = panel.hint.value
         assert line is not None
         assert line in said, fault
-        assert (said[:3], said[-4:]) == ("<b>", "</b>")
-        assert not {"<", ">"} & set(said[3:-4]), "a name is no markup"
+        inner = re.fullmatch(r"<div[^<>]*>([^<>]*)</div>", said)
+        assert inner, f"a name is no markup: {said}"
         assert "failed" not in said
 
 

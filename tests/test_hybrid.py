@@ -171,7 +171,7 @@ def test_a_start_beyond_T_is_refused_before_the_fit() -> None:
     ("change", "part"),
     [
         ({"kind": "sudden"}, "kind: expected"),
-        ({"start": "noise"}, "start: expected one of auto, dip, classical, measurement, got 'noise'"),
+        ({"start": "noise"}, "start: expected auto, dip, classical or measurement, got 'noise'"),
         ({"rho": 0.0}, "rho: expected"),
         ({"rho": float("nan")}, "rho: expected"),
         ({"t_start": -1}, "t_start: expected"),

@@ -97,7 +97,7 @@ def test_pins_that_were_decided(name: str, least: str) -> None:
 def test_ranges_leave_out_versions_with_known_faults(name: str) -> None:
     """A pin holds who installs through it; the range holds everybody."""
     floors = {"pillow": "12.3", "nbconvert": "7.17.1", "distributed": "2026.1"}
-    (line,) = [line for line in DEPENDENCIES if canonicalize_name(Requirement(line).name) == name]
+    (line,) = {line for line in DEPENDENCIES if canonicalize_name(Requirement(line).name) == name}
     assert Requirement(line).specifier == SpecifierSet(f">={floors[name]}")
 
 

@@ -270,7 +270,7 @@ def test_a_killed_scheduler_is_one_line_and_a_second_run_takes_up_the_rest(
         watcher = threading.Thread(target=kill)
         watcher.start()
         with pytest.raises(
-            SweepError, match=r"^far: the scheduler was lost; [123] of 4 cells are stored; start it"
+            SweepError, match=r"^far: the scheduler was lost; [0123] of 4 cells are stored; start it"
         ) as lost:
             sweep(asked, name="far")
         watcher.join()
