@@ -19,9 +19,9 @@ from PIL import PngImagePlugin
 from . import compute, ddpm, dip, hybrid, images, metrics, operators, priors, tiles
 from .ddpm import SampleConfig
 from .dip import DIPConfig
-from .hybrid import HandOff, HybridConfig
+from .hybrid import HandOff, HybridConfig, Start
 from .schedules import NoiseSchedule, ScheduleName, SpacingKind, spacing
-from .types import Image, InputError, Measurement, Step, require
+from .types import Image, InputError, LinearOperator, Measurement, Step, check_fields, require
 
 CLEAN, OWN_NOISE = "clean", "own_noise"
 TASKS = {
@@ -39,13 +39,15 @@ METHODS = ("DIP", "DDPM", "DIP+DDPM")
 SCHEDULES = get_args(ScheduleName)
 SPACINGS = get_args(SpacingKind)
 HAND_OFFS = get_args(HandOff)
+STARTS = {
+    "auto": "what the measurement asks for",
+    "dip": "a DIP fit",
+    "classical": "a classical method",
+    "measurement": "the measurement itself",
+}
 FROM_NOISE = SampleConfig(steps=100, spacing="quadratic", zeta=1.0)  # DDPM alone, as in 07_restoration
 NOTEBOOK = "notebooks/playground.ipynb"
 LARGE = 1024**2  # pixels from which SSIM is taken tile by tile, for its memory
-
-
-def _whole(name: str, value: Any, low: int) -> None:
-    require(type(value) is int and value >= low, f"{name}: expected a whole number of {low} or more, got {value!r}")
 
 
 def _one_of(name: str, value: Any, known: Any) -> None:
@@ -61,13 +63,14 @@ class Choice:
     depth, filters: scales of DIP's network and their channels; 0 and 0 for the recommended network
     iterations, steps: of the DIP fit, of the reverse process; 0 for what the method recommends
     spacing, hand_off: "auto" for what the method recommends
-    t_start:  where the reverse process starts; -1 chooses it from the fit
+    start:    the image that DIP+DDPM's reverse process starts from; "auto" asks the measurement (`hybrid.settle`)
+    t_start:  where on the schedule it starts; -1 chooses it from the start's own error
     """
 
     image: str = "astronaut"
     size: int = 96
     full: bool = False
-    task: str = "inpaint"
+    task: str = "compressive"
     strength: int | float = 0.0
     method: str = "DIP+DDPM"
     depth: int = 0
@@ -77,6 +80,7 @@ class Choice:
     T: int = 1000
     steps: int = 0
     spacing: str = "auto"
+    start: str = "auto"
     hand_off: str = "auto"
     t_start: int = -1
     seed: int = 0
@@ -105,14 +109,16 @@ class Choice:
 
     def check(self) -> None:
         """Refuse what cannot work, in one line, before an image is read or anything computed."""
+        check_fields(self)
         _one_of("method", self.method, METHODS)
         _one_of("task", self.task, TASKS)
         _one_of("spacing", self.spacing, ("auto", *SPACINGS))
+        _one_of("start", self.start, STARTS)
         _one_of("hand_off", self.hand_off, ("auto", *HAND_OFFS))
-        _whole("size", self.size, images.SMALLEST_SIDE)
-        for name in ("depth", "filters", "iterations", "steps", "seed"):
-            _whole(name, getattr(self, name), 0)
-        _whole("t_start", self.t_start, -1)
+        least = {"size": images.SMALLEST_SIDE, "depth": 0, "filters": 0, "iterations": 0, "steps": 0, "seed": 0}
+        for name, low in (least | {"t_start": -1}).items():
+            value = getattr(self, name)
+            require(value >= low, f"{name}: expected a whole number of {low} or more, got {value}")
         schedule = NoiseSchedule.named(self.schedule, self.T)
         it = self.explicit()
         if self.task != CLEAN:
@@ -141,7 +147,21 @@ class Choice:
                 f"steps: {it.steps} of them do not fit between t₀ = {self.t_start} and 0; "
                 f"take {self.t_start} or fewer, or a larger t₀",
             )
+        if self.method == "DIP+DDPM":
+            self._check_start()
         self.config()
+
+    def _check_start(self) -> None:
+        require(
+            self.task != CLEAN or self.start in ("auto", "dip"),
+            "start: under protocol A the measurement is the target, and nothing is left to do: expected auto or dip",
+        )
+        told = {"classical": ("inpaint", "holes"), "measurement": ("denoise",)}.get(self.start)
+        require(
+            told is None or self.kind in told or self.t_start >= 0,
+            f"start: the error of {STARTS[self.start]} is not known for {TASKS[self.task]}, so t₀ cannot follow "
+            "from it: choose t₀ by hand, or another start",
+        )
 
     def config(self) -> DIPConfig | SampleConfig | HybridConfig:
         """Of the method, with everything that is not chosen here as the method recommends it."""
@@ -160,25 +180,40 @@ class Choice:
             dip=replace(fit, runs=usual.dip.runs),
             sample=replace(usual.sample, steps=it.steps, spacing=kind),
             kind=hand_off,
+            start=cast(Start, self.start),
             t_start=None if self.t_start < 0 else self.t_start,
             rho=1.0 if clean else usual.rho,
             consistency=not clean,
         )
 
+    def settled(self) -> HybridConfig:
+        """DIP+DDPM's configuration with its start chosen, as the run will choose it: no image is needed for that."""
+        config, (operator, sigma_y, _) = self.config(), self._degradation(32, 32)
+        assert isinstance(config, HybridConfig)
+        return hybrid.settle(Measurement(torch.zeros(1, 3, 32, 32), operator, sigma_y), config)
+
+    @property
+    def fits(self) -> bool:
+        """Does the run hold a DIP fit?"""
+        return self.method == "DIP" or (self.method == "DIP+DDPM" and self.settled().start == "dip")
+
     def measure(self, x: Image) -> tuple[Image | None, Measurement]:
         """The target, where anybody knows it, and what the method may see."""
-        it = self.explicit()
-        if self.task == CLEAN:
-            return x, Measurement(x, operators.Identity(), 0.0)
-        if self.task == OWN_NOISE:
-            return None, Measurement(x, operators.Identity(), 2 * it.strength / 255)
+        operator, sigma_y, draw = self._degradation(x.shape[-2], x.shape[-1])
+        if self.kind == self.task and self.task != CLEAN:
+            return x, operators.measure(operator, x, sigma_y, draw)
+        return (x if self.task == CLEAN else None), Measurement(x, operator, sigma_y)
+
+    def _degradation(self, height: int, width: int) -> tuple[LinearOperator, float, torch.Generator]:
+        """The operator, the noise sigma_y, and the generator that the noise is drawn from."""
+        strength = self.explicit().strength
         # streams by the names of the nine tasks, so that at their strengths the panel sees what the report measured
         names = {"inpaint": "inpaint_{}", "denoise": "denoise_{}", "compressive": "compressive_{}"}
         names |= {"super": "super_x{}", "fourier": "fourier_x{}"}
-        stream = names.get(self.task, self.task).format(f"{it.strength:g}")
-        draw = compute.generator(self.seed, f"measure/{stream}")
-        operator, sigma_y = operators.degradation(self.task, it.strength, x.shape[-2], x.shape[-1], draw)
-        return x, operators.measure(operator, x, sigma_y, draw)
+        draw = compute.generator(self.seed, f"measure/{names.get(self.task, self.task).format(f'{strength:g}')}")
+        if self.task == CLEAN:
+            return operators.Identity(), 0.0, draw
+        return *operators.degradation(self.kind, strength, height, width, draw), draw
 
 
 @dataclass(frozen=True)
@@ -231,7 +266,7 @@ def frames(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
         for tile in tiles.restore(y.y, lambda part, index: _tile(choice, y, part, index, denoiser)):
             yield Frame(tile.done, tile.count, 0, tile.image, target, seen)
         return
-    config = choice.config()
+    config = choice.settled() if choice.method == "DIP+DDPM" else choice.config()
     total, sampling = _total(config), False
     for step in _steps(choice, y, denoiser):
         if isinstance(config, HybridConfig) and step.t > 0 and not sampling:
@@ -241,7 +276,7 @@ def frames(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
 
 def _total(config: DIPConfig | SampleConfig | HybridConfig) -> int:
     if isinstance(config, HybridConfig):
-        return config.dip.iterations + config.sample.steps
+        return (config.dip.iterations if config.start == "dip" else 1) + config.sample.steps
     return config.iterations if isinstance(config, DIPConfig) else config.steps
 
 

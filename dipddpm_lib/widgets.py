@@ -160,9 +160,9 @@ class Panel:
     # ---- what it is made of
 
     def _controls(self, choice: Choice) -> None:
-        names = [*priors.EVALUATION, *(name for name in images.photographs() if name not in priors.EVALUATION)]
-        options = names if choice.image in names else [*names, choice.image]
-        tasks = [(text, name) for name, text in play.TASKS.items()]
+        known = [*priors.EVALUATION, *(name for name in images.photographs() if name not in priors.EVALUATION)]
+        options = known if choice.image in known else [*known, choice.image]
+        tasks, starts = ([(text, name) for name, text in names.items()] for names in (play.TASKS, play.STARTS))
         it, usual = choice.explicit(), DIPConfig().filters
         wide: dict[str, Any] = {"layout": WIDE, "style": ALIGNED}
         self.controls: dict[str, w.ValueWidget] = {
@@ -179,14 +179,15 @@ class Panel:
             "T": w.IntText(it.T, description="T", **wide),
             "steps": _slider("steps", it.steps, 1, 1000),
             "spacing": w.Dropdown(options=play.SPACINGS, value=it.spacing, description="spacing", **wide),
+            "start": w.Dropdown(options=starts, value=it.start, description="from", **wide),
             "hand_off": w.Dropdown(options=play.HAND_OFFS, value=it.hand_off, description="hand-off", **wide),
             "t_start": _slider("t₀", it.t_start if it.t_start >= 0 else it.T // 4, 0, 1000),
             "seed": w.IntText(it.seed, description="seed", **wide),
         }
         self.by_hand = w.Checkbox(it.depth > 0, description="network by hand: depth × filters", indent=False)
-        self.auto = w.Checkbox(it.t_start < 0, description="t₀ chosen from the fit's own error", indent=False)
-        self.note, self.unit = (w.HTML(layout=WIDE) for _ in range(2))
-        for note in (self.note, self.unit):
+        self.auto = w.Checkbox(it.t_start < 0, description="t₀ from the start's own error", indent=False)
+        self.note, self.unit, self.settled = (w.HTML(layout=WIDE) for _ in range(3))
+        for note in (self.note, self.unit, self.settled):
             note.add_class("dd-note")
         self.upload = w.FileUpload(
             accept=".png,.jpg,.jpeg,.tif,.tiff,.webp,.bmp", description="your own …", layout=WIDE
@@ -223,7 +224,7 @@ class Panel:
                 *(_heading("method"), c["method"]),
                 *(_heading("DIP"), c["iterations"], self.by_hand, c["depth"], c["filters"]),
                 *(_heading("diffusion"), c["schedule"], c["T"], c["steps"], c["spacing"]),
-                *(_heading("hand-off"), c["hand_off"], self.auto, c["t_start"]),
+                *(_heading("hand-off"), c["start"], self.settled, c["hand_off"], self.auto, c["t_start"]),
             ]
         )
         cells = [w.VBox([w.HTML(f"{name}"), picture]) for name, picture in self.pictures.items()]
@@ -279,25 +280,33 @@ class Panel:
     def _revise(self, _: Any = None) -> None:
         """After every change: what the method does not read is greyed out, and what cannot work is said at once."""
         choice = self.choice()
-        method, full = choice.method, choice.full
-        one_step = full and method == "DDPM"
-        c = self.controls
-        for name in ("iterations", "depth", "filters"):
-            c[name].disabled = method == "DDPM" or (name != "iterations" and not self.by_hand.value)
-        self.by_hand.disabled = method == "DDPM"
-        for name in ("schedule", "T", "steps", "spacing"):
-            c[name].disabled = method == "DIP" or one_step
-        c["hand_off"].disabled = self.auto.disabled = method != "DIP+DDPM"
-        c["t_start"].disabled = self.auto.value or method != "DIP+DDPM"
-        c["size"].disabled = full
-        c["strength"].disabled = choice.task == CLEAN
-        self.unit.value = "" if choice.task == CLEAN else operators.DEGRADATIONS[choice.kind].counts
-        self.note.value = self._about(choice)
         try:
             choice.check()
-            self.hint.value = ""
+            problem = ""
         except InputError as error:
-            self.hint.value = _alert(str(error))
+            problem = str(error)
+        hybrid = choice.method == "DIP+DDPM"
+        settled = choice.settled() if hybrid and not problem else None
+        fits = choice.method == "DIP" or (hybrid and (settled is None or settled.start == "dip"))
+        # by tiles the denoiser takes one step, and so does DIP+DDPM from a noisy measurement
+        steps = not (choice.method == "DDPM" and choice.full) and (settled is None or settled.start != "measurement")
+        read = {
+            **dict.fromkeys(("iterations", "depth", "filters"), fits),
+            **dict.fromkeys(("schedule", "T"), choice.method != "DIP" and (hybrid or not choice.full)),
+            **dict.fromkeys(("steps", "spacing"), choice.method != "DIP" and steps),
+            **dict.fromkeys(("start", "hand_off"), hybrid),
+            "t_start": hybrid and not self.auto.value,
+            "size": not choice.full,
+            "strength": choice.task != CLEAN,
+        }
+        for name, used in read.items():
+            self.controls[name].disabled = not used
+        self.by_hand.disabled, self.auto.disabled = not fits, not hybrid
+        for name in ("depth", "filters"):
+            self.controls[name].disabled = not (fits and self.by_hand.value)
+        self.settled.value = f"here: {play.STARTS[settled.start]}" if settled and choice.start == "auto" else ""
+        self.unit.value = "" if choice.task == CLEAN else operators.DEGRADATIONS[choice.kind].counts
+        self.note.value, self.hint.value = self._about(choice), _alert(problem)
 
     def _about(self, choice: Choice) -> str:
         lines = []
@@ -558,17 +567,18 @@ class Panel:
 
 
 def _table(runs: list[Run]) -> str:
-    """Runs side by side, the best PSNR and SSIM in bold."""
-    best = {
-        name: max((getattr(r, name) for r in runs if getattr(r, name) is not None), default=None) for name in SCORES
-    }
+    """Runs side by side; of those that saw what the last one saw, the best PSNR and SSIM in bold."""
+    alike = [run for run in runs if _measured(run.choice) == _measured(runs[-1].choice)]
+    ranked = {run.number for run in alike} if len(alike) > 1 else set()
+    values = {name: [getattr(run, name) for run in alike if getattr(run, name) is not None] for name in SCORES}
+    best = {name: max(found, default=None) for name, found in values.items()}
 
     def scored(run: Run, name: str) -> str:
         value = getattr(run, name)
         if value is None:
             return "–"
         text = format(value, SCORES[name])
-        return f"<strong>{text}</strong>" if value == best[name] and len(runs) > 1 else text
+        return f"<strong>{text}</strong>" if run.number in ranked and value == best[name] else text
 
     rows: dict[str, Callable[[Run], str]] = {
         "": lambda run: _img(play.shrunk(run.picture, 208), f"the image of run {run.number}"),
@@ -576,11 +586,9 @@ def _table(runs: list[Run]) -> str:
         "task": lambda run: _escaped(play.TASKS[run.choice.task]),
         "strength": lambda run: f"{run.choice.strength:g}" if run.choice.task != CLEAN else "–",
         "side": lambda run: "full" if run.choice.full else str(run.choice.size),
-        "network": lambda run: f"{run.choice.depth} × {run.choice.filters}" if run.choice.depth else "recommended",
-        "iterations": lambda run: "–" if run.choice.method == "DDPM" else str(run.choice.iterations),
-        "steps, spacing": lambda run: (
-            "–" if run.choice.method == "DIP" else f"{run.choice.steps}, {run.choice.spacing}"
-        ),
+        "network": lambda run: _network(run.choice),
+        "iterations": lambda run: str(run.choice.iterations) if run.choice.fits else "–",
+        "steps, spacing": lambda run: _steps(run.choice),
         "schedule": lambda run: "–" if run.choice.method == "DIP" else f"{run.choice.schedule}, T = {run.choice.T}",
         "hand-off": lambda run: "–" if run.choice.method != "DIP+DDPM" else _hand_off(run.choice),
         "seed": lambda run: str(run.choice.seed),
@@ -598,5 +606,26 @@ def _table(runs: list[Run]) -> str:
     return f'<div class="dd-scroll">{table}</div>'
 
 
+def _measured(choice: Choice) -> tuple[object, ...]:
+    """What a choice shows its method: only runs that agree in it can be ranked."""
+    return choice.image, choice.full or choice.size, choice.task, choice.strength, choice.seed
+
+
+def _network(choice: Choice) -> str:
+    if not choice.fits:
+        return "–"
+    return f"{choice.depth} × {choice.filters}" if choice.depth else "recommended"
+
+
+def _steps(choice: Choice) -> str:
+    if choice.method == "DIP":
+        return "–"
+    if choice.method == "DDPM" and choice.full:
+        return "1"
+    steps = choice.settled().sample.steps if choice.method == "DIP+DDPM" else choice.steps
+    return f"{steps}, {choice.spacing}" if steps > 1 else "1"
+
+
 def _hand_off(choice: Choice) -> str:
-    return f"{choice.hand_off}, t₀ {'by the fit' if choice.t_start < 0 else f'= {choice.t_start}'}"
+    t_start = "by its error" if choice.t_start < 0 else f"= {choice.t_start}"
+    return f"{play.STARTS[choice.settled().start]}, {choice.hand_off}, t₀ {t_start}"

@@ -3,112 +3,42 @@
 # ruff: noqa: E402 (report/ is a folder of scripts, not a package: its path comes before its imports)
 from __future__ import annotations
 
-import os
 import re
-import secrets
-import shlex
-import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as PIL_Image
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Locator, Page
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "report"))
 
-import printing
+import panel as panel_of
 from dipddpm_lib import images, play
+from panel import LONG, button, chromium, open_panel, status
 
-IDLE = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 CUT_OFF = """panel => {
     const right = panel.getBoundingClientRect().right + 0.5;
     const parts = Array.from(panel.querySelectorAll('.jupyter-widgets, img'));
     const outside = e => !e.closest('.dd-scroll') && e.getBoundingClientRect().right > right;
     return parts.filter(outside).map(e => e.className);
 }"""  # what reaches beyond the panel's right edge, but for the table, which scrolls
-LONG = 120_000  # milliseconds that a busy machine may need for what takes a few thousand
-
-
-def lab_arguments() -> list[str]:
-    """JupyterLab as `make lab` starts it."""
-    done = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
-    (line,) = [line for line in done.stdout.splitlines() if " -m jupyterlab " in line]
-    return shlex.split(line)[1:]
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[str]:
-    """The address of the playground on a server of its own, on this machine only; the server stops with the test."""
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    token = secrets.token_hex(16)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JUPYTER_PREFER_ENV_PATH": "1", "JUPYTER_TOKEN": token}
-    environment |= {"JUPYTER_CONFIG_DIR": str(tmp_path / "config"), "JUPYTER_RUNTIME_DIR": str(tmp_path / "runtime")}
-    environment |= {"JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "workspaces")}
-    options = [f"--ServerApp.port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={tmp_path}"]
-    # for the test alone: root in a container, no window, the application within reach of the page
-    options += [
-        "--allow-root",
-        "--no-browser",
-        "--LabApp.expose_app_in_browser=True",
-        "--LabApp.extension_manager=readonly",
-    ]
-    log = tmp_path / "server.log"
-    with log.open("w") as out:
-        server = subprocess.Popen(
-            [sys.executable, *lab_arguments(), *options],
-            env=environment,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        until = time.monotonic() + LONG / 1000
-        while True:
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api/status?token={token}", timeout=5).close()
-                break
-            except (urllib.error.URLError, OSError):
-                assert server.poll() is None, log.read_text()
-                assert time.monotonic() < until, log.read_text()
-                time.sleep(0.2)
-        yield f"http://127.0.0.1:{port}/lab/tree/notebooks/playground.ipynb?token={token}&reset"
-    finally:
-        server.send_signal(signal.SIGTERM)  # which ends its kernels too
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
-
-
-def button(panel: Locator, name: str) -> Locator:
-    return panel.locator(f"button:has-text('{name}')").first
+    with panel_of.lab(tmp_path) as address:
+        yield address
 
 
 def upload(panel: Locator, file: Path) -> None:
     with panel.page.expect_file_chooser() as chooser:
         panel.locator("button.jupyter-widgets:has-text('your own')").click()
     chooser.value.set_files(file)
-
-
-def status(panel: Locator, pattern: str) -> str:
-    """The status line, once it matches."""
-    line = panel.locator(".dd-status")
-    line.filter(has_text=re.compile(pattern)).wait_for(timeout=LONG)
-    return line.inner_text()
 
 
 def on_screen(panel: Locator, name: str) -> np.ndarray:
@@ -143,16 +73,6 @@ def drag(slider: Locator, page: Page, share: float) -> None:
     page.mouse.up()
 
 
-def open_panel(page: Page, address: str) -> Locator:
-    page.goto(address)
-    page.wait_for_function(IDLE, timeout=LONG)
-    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    panel = page.locator(".jp-OutputArea-output .dd-panel")
-    panel.wait_for(timeout=LONG)
-    page.wait_for_function(IDLE, timeout=LONG)
-    return panel
-
-
 def row(panel: Locator, name: str) -> Locator:
     """The slider or field with this description."""
     return panel.locator(".jupyter-widgets").filter(has=panel.page.locator(f"label:text-is('{name}')")).last
@@ -161,13 +81,9 @@ def row(panel: Locator, name: str) -> Locator:
 @pytest.mark.slow
 @pytest.mark.global_random  # playwright draws names for what it talks to
 def test_a_reader_plays(lab: str, tmp_path: Path) -> None:
-    chromium = printing.find_browser()
-    assert chromium, "no Chromium: install it, or set CHROMIUM=/path/to/it"
     photograph = images.to_array(images.load("rocket", (300, 400)))
     PIL_Image.fromarray(photograph).save(tmp_path / "my photo.png")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=arguments)
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": 1400, "height": 1300})
         panel = open_panel(page, lab)
 
@@ -226,7 +142,6 @@ def test_a_reader_plays(lab: str, tmp_path: Path) -> None:
         with PIL_Image.open(saved) as file:
             assert np.array_equal(np.asarray(file), estimate), "what is saved is what the screen shows"
         assert panel.evaluate(CUT_OFF) == [], "nothing is cut off"
-        browser.close()
 
 
 def _file(folder: Path, array: np.ndarray) -> Path:

@@ -58,6 +58,30 @@ def test_the_panel_measures_what_the_report_measured(kind: str, strength: float,
     assert target is x
 
 
+STARTS = {"denoise": "measurement", OWN_NOISE: "measurement", "inpaint": "classical", "holes": "classical"}
+
+
+@pytest.mark.parametrize("task", play.TASKS)
+def test_the_start_is_known_before_the_run_and_is_the_one_that_the_run_takes(task: str) -> None:
+    choice = replace(SMALL, task=task)
+    assert choice.settled().start == STARTS.get(task, "dip")
+    x = images.load("coffee", 32)
+    config = choice.config()
+    assert isinstance(config, HybridConfig)
+    assert choice.settled() == hybrid.settle(choice.measure(x)[1], config)
+    assert choice.fits == (choice.settled().start == "dip")
+    seen = list(play.frames(choice))
+    assert seen[0].total == (10 if choice.fits else 1) + choice.settled().sample.steps
+
+
+@pytest.mark.parametrize("start", ["classical", "measurement"])
+def test_a_start_by_hand_is_taken(start: str) -> None:
+    seen = list(play.frames(replace(SMALL, task="super", start=start, t_start=100)))
+    assert [frame.done for frame in seen] == [1, 1, 2, 3]
+    if start == "measurement":
+        assert torch.equal(seen[0].x0_hat.clamp(-1, 1), seen[0].seen)
+
+
 def test_nobody_knows_the_target_under_own_noise() -> None:
     x = images.load("coffee", 32)
     target, y = replace(SMALL, task=OWN_NOISE, strength=25).measure(x)
@@ -89,7 +113,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"steps": 51, "T": 50}, "steps: expected at most T = 50, got 51"),
     ({"task": "super", "size": 34}, "needs a side that 4 divides, got 34; 32 would do"),
     ({"task": "super", "strength": 2.5}, "strength of super: expected a whole number from 2 to 16"),
-    ({"task": "inpaint", "strength": math.nan}, "strength of inpaint: expected a number from 1 to 99"),
+    ({"strength": math.nan}, "strength: expected a whole number or a finite number, got nan"),
+    ({"task": "inpaint", "strength": 100}, "strength of inpaint: expected a number from 1 to 99"),
     ({"task": "inpaint", "full": True}, "full size works tile by tile"),
     ({"task": "paint"}, "task: expected one of inpaint"),
     ({"method": "GAN"}, "method: expected one of DIP, DDPM, DIP+DDPM"),
@@ -97,7 +122,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"spacing": "log"}, "spacing: expected one of auto"),
     ({"hand_off": "soft"}, "hand_off: expected one of auto"),
     ({"size": 8}, "size: expected a whole number of 16 or more"),
-    ({"size": "96"}, "size: expected a whole number of 16 or more, got '96'"),
+    ({"size": "96"}, "size: expected a whole number, got '96'"),
+    ({"full": 1}, "full: expected True or False, got 1"),
+    ({"start": "best"}, "start: expected one of auto"),
+    ({"start": "classical", "task": "super"}, "the error of a classical method is not known for super-resolution"),
+    ({"start": "measurement"}, "choose t₀ by hand, or another start"),
+    ({"start": "measurement", "task": CLEAN}, "under protocol A the measurement is the target"),
     ({"seed": -1}, "seed: expected a whole number of 0 or more"),
     ({"depth": 3}, "depth and filters: expected both above 0"),
     ({"iterations": -5}, "iterations: expected a whole number of 0 or more"),
@@ -201,7 +231,17 @@ def test_the_choice_is_what_the_playground_declares(playground_parameters: dict[
 CHOICES = [
     Choice(),
     Choice(image="./it's $HOME.jpg", size=64, task="denoise", strength=12.5, method="DDPM", T=400, steps=9, seed=7),
-    Choice(task="super", strength=2, depth=3, filters=16, iterations=30, schedule="linear", t_start=40, steps=5),
+    Choice(
+        task="super",
+        strength=2,
+        depth=3,
+        filters=16,
+        iterations=30,
+        schedule="linear",
+        t_start=40,
+        steps=5,
+        start="dip",
+    ),
     Choice(full=True, task=OWN_NOISE, method="DIP", hand_off="renoise", spacing="karras", image="1e3"),
 ]
 

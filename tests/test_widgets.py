@@ -80,7 +80,7 @@ def test_nothing_is_computed_before_run(monkeypatch: pytest.MonkeyPatch) -> None
 
     for module, name in (
         *((images, "load"), (priors, "load"), (dip, "reconstruct"), (ddpm, "sample"), (hybrid, "reconstruct")),
-        *((operators, "degradation"), (operators, "measure"), (metrics, "psnr"), (play, "frames")),
+        *((operators, "measure"), (metrics, "psnr"), (play, "frames")),
     ):
         monkeypatch.setattr(module, name, refuse)
     threads = threading.active_count()
@@ -103,7 +103,7 @@ def test_nothing_is_computed_before_run(monkeypatch: pytest.MonkeyPatch) -> None
 def test_the_controls_are_the_choice() -> None:
     full = Choice(
         *("rocket", 64, False, "denoise", 12.5, "DIP+DDPM", 3, 16, 30),
-        *("linear", 500, 7, "karras", "renoise", 40, 5),
+        *("linear", 500, 7, "karras", "dip", "renoise", 40, 5),
     )
     it = Panel(full)
     assert it.choice() == full
@@ -138,11 +138,27 @@ def test_what_a_method_does_not_read_is_greyed_out() -> None:
     grey = lambda: {name for name, control in it.controls.items() if control.disabled}  # noqa: E731
     assert grey() == {"depth", "filters", "t_start"}
     it.controls["method"].value = "DIP"
-    assert grey() == {"depth", "filters", "schedule", "T", "steps", "spacing", "hand_off", "t_start"}
+    hybrids = {"start", "hand_off", "t_start"}
+    assert grey() == {"depth", "filters", "schedule", "T", "steps", "spacing"} | hybrids
     it.controls["method"].value = "DDPM"
-    assert grey() == {"iterations", "depth", "filters", "hand_off", "t_start"}
+    assert grey() == {"iterations", "depth", "filters"} | hybrids
     it.controls["task"].value = CLEAN
     assert "strength" in grey()
+
+
+def test_what_the_measurement_asks_for_is_said_and_greys_out_what_is_not_read() -> None:
+    it = Panel()
+    assert it.settled.value == "here: a DIP fit"
+    it.controls["task"].value = "holes"
+    assert it.settled.value == "here: a classical method"
+    assert it.controls["iterations"].disabled
+    assert not it.controls["steps"].disabled
+    it.controls["task"].value = "denoise"
+    assert it.settled.value == "here: the measurement itself"
+    assert it.controls["steps"].disabled, "one step"
+    it.controls["start"].value = "dip"
+    assert it.settled.value == ""
+    assert not it.controls["iterations"].disabled
 
 
 def test_another_task_counts_its_strength_in_other_units() -> None:
@@ -390,6 +406,7 @@ def test_runs_stand_side_by_side_with_the_best_in_bold() -> None:
     it = finished(Panel(SMALL))
     it.controls["iterations"].value = 60
     finished(it)
+    assert "<strong>" in it.table.value
     head = re.findall(r'<th scope="col">(.*?)</th>', it.table.value)
     assert head == ["run 1: DIP", "run 2: DIP"]
     rows = dict(re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', it.table.value))
@@ -401,6 +418,8 @@ def test_runs_stand_side_by_side_with_the_best_in_bold() -> None:
     assert rows["PSNR (dB)"] == f"<td>{first.psnr:.2f}</td><td><strong>{second.psnr:.2f}</strong></td>"
     assert it.table.value.count('<img alt="the image of run') == 2
     assert it.results.layout.display is None
+    it.controls["seed"].value = 1
+    assert "<strong>" not in finished(it).table.value, "another measurement: nothing to rank it with"
 
 
 def test_only_the_last_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -458,7 +477,7 @@ def test_a_folder_that_cannot_be_written_is_said() -> None:
         ({"t_start": 700, "T": 500}, "expected a whole number from 0 to T = 500, got 700"),
         ({"T": 1}, "T counts the steps of the diffusion"),
         ({"task": "super", "size": 34}, "needs a side that 4 divides, got 34"),
-        ({"strength": 120}, "strength of inpaint: expected a number from 1 to 99"),
+        ({"strength": 120}, "strength of compressive: expected a number from 1 to 100"),
         ({"full": True}, "full size works tile by tile"),
         ({"seed": -1}, "seed: expected a whole number of 0 or more"),
     ],
