@@ -352,7 +352,10 @@ def overhead(count: int) -> dict[str, float]:
     times: dict[str, list[float]] = {"put": [], "get": []}
     with tempfile.TemporaryDirectory(dir=HERE) as folder, _environment(DIPDDPM_STORE=folder):
         for n in range(count):
-            works = {"put": partial(store.put, f"k{n}", record, arrays), "get": partial(store.get, f"k{n}")}
+            works: dict[str, Callable[[], object]] = {
+                "put": partial(store.put, f"k{n}", record, arrays),
+                "get": partial(store.get, f"k{n}"),
+            }
             for name, work in works.items():
                 start = time.perf_counter()
                 work()

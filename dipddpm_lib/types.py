@@ -34,7 +34,7 @@ def check_type(name: str, value: object, kind: Any) -> None:
 
 def check_fields(config: Any) -> None:
     """The same for every field of a dataclass: annotations alone hold nobody from passing "32" or NaN."""
-    for name, kind in _annotations(type(config)).items():
+    for name, kind in _annotations(type(config)).items():  # type: ignore[arg-type]  # a type is hashable
         check_type(name, getattr(config, name), kind)
 
 

@@ -451,7 +451,7 @@ def test_the_conclusion_runs_last() -> None:
         (["-p", "os.x=1"], "expected -p KEY=VALUE"),
         (["-p", "SIZE = 1; import os #=1"], "expected -p KEY=VALUE"),
         (["-p", "__builtins__=1"], "no parameter __builtins__ in"),
-        (["--preset", "code"], "preset, all: no parameter SIZE=1; import os  # in"),
+        (["--preset", "code"], "preset, all: no parameter SIZE=1; import os # in"),
         (["-p", "SIZE=[1"], "parameter SIZE: '[1' is not YAML"),
         (["--only", "00_frist"], "no notebook 00_frist; did you mean 00_first?"),
         (["--preset", "qick"], "no preset qick; did you mean quick?"),
@@ -469,7 +469,7 @@ def test_a_wrong_command_line_starts_no_kernel(
     message: str,
 ) -> None:
     presets = {"quick": "", "unknown_stem": "09_x: {A: 1}", "unknown_name": "all: {SIZ: 1}", "shape": "[1, 2]"}
-    presets["code"] = "all: {'SIZE=1; import os\\n#': 1}"
+    presets["code"] = 'all: {"SIZE=1; import os\\n#": 1}'
     for name, text in presets.items():
         (sources / "presets" / f"{name}.yaml").write_text(text)
     assert run_build(sources, *arguments) == 2
