@@ -124,6 +124,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str | None]] = {
     "HTML": (lambda d: holding(d / "x.png", b"<!doctype html><img src=x onerror=alert(1)>"), NOT_ONE),
     "SVG": (lambda d: holding(d / "x.png", b'<svg xmlns="http://www.w3.org/2000/svg"/>'), NOT_ONE),
     "zero width": (lambda d: png(d / "x.png", 0, 20), NOT_ONE),
+    "zero height": (lambda d: png(d / "x.png", 20, 0), NOT_ONE),
     "1 × 1": (lambda d: png(d / "x.png", 1, 1), "is 1 × 1; expected 16 pixels or more a side"),
     "over the limit": (lambda d: png(d / "x.png", 10_001, 10_000), "has 100,010,000 pixels; expected at most"),
     "decompression bomb": (lambda d: png(d / "x.png", 60_000, 60_000), "decompression bomb"),

@@ -197,15 +197,6 @@ def told(it: Panel) -> str:
     return text
 
 
-def test_a_missing_image_is_said() -> None:
-    assert "nobody.png" in told(panel(image="nobody.png"))
-
-
-def test_a_file_that_is_no_image_is_said(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
-    assert "is not a whole PNG" in told(panel(image=str(tmp_path / "text.png")))
-
-
 @pytest.mark.parametrize("there", [True, False])
 def test_a_name_is_no_markup(tmp_path: Path, there: bool) -> None:
     path = tmp_path / NASTY
