@@ -74,7 +74,7 @@ class DIPConfig:
             len(self.filters) >= 1 and min(self.filters) >= 1,
             f"filters: expected one whole number of 1 or more a scale, got {self.filters!r}",
         )
-        require(min(self.skips) >= 0, f"skip: expected 0 or more channels, got {self.skip!r}")
+        require(all(c >= 0 for c in self.skips), f"skip: expected 0 or more channels, got {self.skip!r}")
         require(self.in_channels >= 1, f"in_channels: expected 1 or more, got {self.in_channels}")
         require(0 <= self.lift < self.depth, f"lift: expected 0 … {self.depth - 1}, fewer than scales, got {self.lift}")
         require(self.iterations >= 1, f"iterations: expected 1 or more, got {self.iterations}")

@@ -126,6 +126,7 @@ FILES: dict[str, tuple[Callable[[Path], Path], str | None]] = {
     "HTML": (lambda d: holding(d / "x.png", b"<!doctype html><img src=x onerror=alert(1)>"), NOT_ONE),
     "SVG": (lambda d: holding(d / "x.png", b'<svg xmlns="http://www.w3.org/2000/svg"/>'), NOT_ONE),
     "zero width": (lambda d: png(d / "x.png", 0, 20), NOT_ONE),
+    "zero height": (lambda d: png(d / "x.png", 20, 0), NOT_ONE),
     "1 × 1": (lambda d: png(d / "x.png", 1, 1), "is 1 × 1; expected 16 pixels or more a side"),
     "over the limit": (lambda d: png(d / "x.png", 10_001, 10_000), "has 100,010,000 pixels; expected at most"),
     "decompression bomb": (lambda d: png(d / "x.png", 60_000, 60_000), "decompression bomb"),
@@ -452,11 +453,26 @@ def test_killed_writers_lose_nothing_that_was_stored() -> None:
     assert found["checkpoints"] > 25
 
 
-def test_what_is_lost_is_counted(root: Path) -> None:
-    """The counts above can fail: a store that forgets, or serves another's result."""
-    other = faults.value(2)
-    assert not faults.is_value(1, other)
-    assert faults.is_value(2, (json.loads(json.dumps(other[0])), other[1]))
+LIARS = {
+    "lost": "store.put = lambda key, *rest: put(key, *rest) if int(key, 16) % 3 else None",
+    "wrong": "store.put = lambda key, record, arrays: put(key, {'n': -1} if int(key, 16) % 3 else record, arrays)",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", LIARS)
+def test_a_store_that_loses_or_alters_results_is_noticed(fault: str, root: Path) -> None:
+    script = f"import json, faults; from dipddpm_lib import store; put = store.put; {LIARS[fault]}"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}; print(json.dumps(faults.kills(4)))"],
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'benchmarks'}", "DIPDDPM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[fault] > 0
 
 
 @pytest.mark.slow

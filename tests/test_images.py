@@ -304,14 +304,9 @@ def test_a_damaged_file_loads_or_is_refused_and_never_does_anything_else(tmp_pat
     assert outcomes["refused"] > 10, outcomes
 
 
-def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("this is not an image\n" * 50)
-    refused(tmp_path / "text.png", "nothing in it reads as one")
-    (tmp_path / "empty.png").write_bytes(b"")
-    refused(tmp_path / "empty.png", "empty.png")
-    refused(tmp_path, "folder")
-    refused(tmp_path / "missing.png", "neither a file nor a bundled photograph")
-    assert "chelsea" in refused("lenna", "lenna"), "the message names what can be had"
+def test_a_name_that_is_nobodys_is_refused_with_those_that_can_be_had() -> None:
+    """Every other file that is no image: tests/test_faults.py."""
+    assert "chelsea" in refused("lenna", "'lenna' is neither a file nor a bundled photograph")
 
 
 def test_a_format_that_was_not_asked_for_is_refused(tmp_path: Path) -> None:
@@ -329,22 +324,6 @@ def test_a_name_that_can_be_no_file_is_refused_in_one_line(source: str) -> None:
     refused(source)
 
 
-def test_a_name_with_a_line_break_stays_on_one_line_in_the_message(tmp_path: Path) -> None:
-    (tmp_path / "two\nlines.png").write_text("no image")
-    refused(tmp_path / "two\nlines.png", "not a whole")
-
-
-def test_an_unreadable_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "x.png"
-    PIL_Image.fromarray(pattern(20, 20)).save(path)
-
-    def denied(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(PIL_Image, "open", denied)
-    refused(path, "Permission denied")
-
-
 @pytest.mark.parametrize("shape", [(1, 1), (15, 300), (300, 15)])
 def test_an_image_too_small_to_restore_is_refused(tmp_path: Path, shape: tuple[int, int]) -> None:
     PIL_Image.fromarray(pattern(*shape)).save(tmp_path / "x.png")
@@ -355,12 +334,6 @@ def test_an_image_too_small_to_restore_is_refused(tmp_path: Path, shape: tuple[i
 def test_the_smallest_image_is_taken(tmp_path: Path) -> None:
     PIL_Image.fromarray(pattern(16, 16)).save(tmp_path / "x.png")
     assert images.load(tmp_path / "x.png").shape == (1, 3, 16, 16)
-
-
-def test_a_size_of_zero_is_refused(tmp_path: Path) -> None:
-    for width, height in ((0, 20), (20, 0)):
-        (tmp_path / "x.png").write_bytes(png_of_size(width, height))
-        refused(tmp_path / "x.png", "x.png")
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

@@ -301,33 +301,36 @@ def test_nothing_turns_data_into_code(path: Path) -> None:
     assert [danger for source in sources for danger in dangers(source)] == []
 
 
-def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """`make audit`, as if everything were installed."""
-    return run("make", "-o", ".venv/.installed", "audit", *arguments)
-
-
-def stand_in(path: Path, script: str) -> str:
-    """A folder with a `python` that answers as pip-audit would."""
-    (path / "python").write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\n{script}\n')
-    (path / "python").chmod(0o755)
-    return f"BIN={path}"
-
-
-def test_an_audit_that_finds_nothing_or_nobody_lets_the_check_go_on(tmp_path: Path) -> None:
+def audit(folder: Path, service: str) -> subprocess.CompletedProcess[str]:
+    """`make audit` as if everything were installed, and this shell line were pip-audit; $json is its output file."""
+    script = 'for each; do json=$each; done; case "$*" in *probe*) probe=1;; *) probe=;; esac'
+    (folder / "python").write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\n{script}\n{service}\n')
+    (folder / "python").chmod(0o755)
     (ROOT / ".venv").mkdir(exist_ok=True)
-    fine = audit(stand_in(tmp_path, "echo '[]' > .venv/audit.json"))
-    assert fine.returncode == 0, fine.stderr
-    alone = audit(stand_in(tmp_path, "echo 'ConnectionError: no network' >&2; exit 1"))
-    assert alone.returncode == 0, alone.stderr
-    (line,) = alone.stdout.splitlines()
-    assert line == "audit: not done, the advisory service cannot be reached (ConnectionError: no network)"
+    return run("make", "-o", ".venv/.installed", "audit", f"BIN={folder}")
 
 
-def test_an_audit_that_finds_a_fault_fails_the_check(tmp_path: Path) -> None:
-    (ROOT / ".venv").mkdir(exist_ok=True)
-    found = audit(stand_in(tmp_path, "echo '[1]' > .venv/audit.json; echo 'Found 1 known vulnerability' >&2; exit 1"))
-    assert found.returncode != 0
-    assert "Found 1 known vulnerability" in found.stdout
+@pytest.mark.parametrize(
+    "service",
+    [
+        "echo 'ConnectionError' >&2; exit 1",
+        """echo '{"dependencies": [{"name": "pillow", "skip_reason": "not found"}]}' > $json""",
+    ],
+    ids=["no network", "a mirror"],
+)
+def test_an_audit_without_a_service_says_so_and_lets_the_check_go_on(service: str, tmp_path: Path) -> None:
+    done = audit(tmp_path, f"[ -z $probe ] && echo asked about all; {service}")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith(f"audit: not done, no advisory service answers about pillow=={pins()['pillow']}")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_an_audit_fails_the_check_where_it_finds_a_fault(status: int, tmp_path: Path) -> None:
+    answer = """echo '{"dependencies": [{"name": "pillow", "vulns": []}]}' > $json"""
+    done = audit(tmp_path, f"if [ $probe ]; then {answer}; else echo told of all; exit {status}; fi")
+    assert (done.returncode != 0) == bool(status)
+    assert done.stdout == "told of all\n"
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------

@@ -478,7 +478,7 @@ def test_a_wrong_command_line_starts_no_kernel(
     message: str,
 ) -> None:
     presets = {"quick": "", "unknown_stem": "09_x: {A: 1}", "unknown_name": "all: {SIZ: 1}", "shape": "[1, 2]"}
-    presets["code"] = "all: {'SIZE=1; import os\\n#': 1}"
+    presets["code"] = 'all: {"SIZE=1; import os\\n#": 1}'
     for name, text in presets.items():
         (sources / "presets" / f"{name}.yaml").write_text(text)
     assert run_build(sources, *arguments) == 2
