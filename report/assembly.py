@@ -437,7 +437,7 @@ def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
         E.P(
             "Parameters in bold were given to this run; the others are the notebook's own defaults. Seconds and memory "
             "are the whole notebook's; results that were stored before are read back in no time. Each result's own "
-            "seconds, seed and machine stand in the tables."
+            "seconds, seed, machine and versions are kept in its stored record."
         )
     )
     head = E.TR(*(E.TH(name, scope="col") for name in ("notebook", "parameters", "seconds", "peak memory (MiB)")))
