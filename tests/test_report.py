@@ -86,8 +86,8 @@ def pair(name: str) -> str:
     )
     slider = '<input type="range" min="0" max="100" value="50" aria-label="before or after" oninput="move()">'
     return (
-        f'<figure id="{name}" class="figure compare"><div class="pair" style="position:relative;max-width:480px">{sides}'
-        f"</div>{slider}<figcaption>It clears.</figcaption></figure>"
+        f'<figure id="{name}" class="figure compare"><div class="pair" style="position:relative;max-width:480px">'
+        f"{sides}</div>{slider}<figcaption>It clears.</figcaption></figure>"
     )
 
 
@@ -854,7 +854,7 @@ def test_sliders_contents_and_previews_work_by_keyboard(everything: Path, visit:
         found["closed"] = view.locator(".preview").is_hidden()
         for heading in ("sec-b", "sec-c5"):
             view.evaluate(f"document.getElementById('{heading}').scrollIntoView({{behavior: 'instant'}})")
-            view.wait_for_function(f"document.querySelector('.sidebar [aria-current]').hash === '#{heading}'")
+            view.locator(f".sidebar [aria-current][href='#{heading}']").wait_for()
         return found
 
     found = visit(everything, 1400, "light", use=use).found
