@@ -846,6 +846,7 @@ def test_sliders_contents_and_previews_work_by_keyboard(everything: Path, visit:
         found["split"] = view.evaluate("document.getElementById('fig-c').style.getPropertyValue('--split')")
         view.locator("#fig-c .pair").click(position={"x": 48, "y": 20})
         found["dragged"] = view.locator("#fig-c input").input_value()
+        view.mouse.move(0, 0)  # or the page may scroll a link under the pointer, whose preview then opens
         view.keyboard.press("Shift+Tab")  # from here on the browser takes the focus for the keyboard's
         for name, link in {"citation": "p a[href='#ref-ulyanov2018']", "equation": "p a[href='#eq-e']"}.items():
             view.locator(link).focus()
