@@ -31,6 +31,7 @@ HEADINGS = ("h1", "h2", "h3", "h4", "h5")
 SECTION_NUMBER = re.compile(r"^(\d+(?:\.\d+)*|[A-Z]\d+(?:\.\d+)*|[A-Z](?:\.\d+)+)\.?\s+")
 FOREIGN_URL = re.compile(r"url\(\s*[\"']?(?!data:)|@import", re.IGNORECASE)
 LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data", "background", "xlink:href")
+HARMFUL = "harmful-link"  # what the Markdown renderer makes of javascript: and the like
 FRAMES_IN_PRINT = 4
 LONG_TABLE = 14  # rows; a longer table may break over two pages of the PDF
 WIDE = 2  # width over height of a row of pictures or panels
@@ -370,6 +371,9 @@ def fill_references(root: HtmlElement, targets: dict[str, str], aliases: dict[st
     unresolved = []
     for link in root.xpath("//a[starts-with(@href, '#')]"):
         name = link.get("href")[1:]
+        if name == HARMFUL:
+            del link.attrib["href"]
+            continue
         name = name if name in ids else aliases.get(name, name)
         link.set("href", f"#{name}")
         if name not in ids:
@@ -437,7 +441,7 @@ def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
         E.P(
             "Parameters in bold were given to this run; the others are the notebook's own defaults. Seconds and memory "
             "are the whole notebook's; results that were stored before are read back in no time. Each result's own "
-            "seconds, seed and machine stand in the tables."
+            "seconds, seed, machine and versions are kept in its stored record."
         )
     )
     head = E.TR(*(E.TH(name, scope="col") for name in ("notebook", "parameters", "seconds", "peak memory (MiB)")))

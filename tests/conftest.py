@@ -5,10 +5,12 @@ from __future__ import annotations
 import ast
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; bits depend on it
 
@@ -89,3 +91,83 @@ def playground_parameters() -> dict[str, Any]:
     (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign) and node.value]
     return {node.target.id: ast.literal_eval(node.value) for node in assigned}  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One visit of a page: requests that left it, what the console said, axe's findings, what `use` returned."""
+
+    requests: list[str]
+    complaints: list[str]
+    scroll_width: int
+    milliseconds: float
+    violations: list[str]
+    found: Any
+
+
+class Visit(Protocol):
+    def __call__(
+        self,
+        path: Path,
+        width: int,
+        scheme: str,
+        audit: bool = False,
+        use: Callable[[Any], Any] | None = None,
+    ) -> Seen: ...
+
+
+@pytest.fixture
+def visit() -> Iterator[Visit]:
+    """Open a page in Chromium with the network cut; `use` drives it, `audit` asks axe about it.
+
+    Tests with this fixture are marked global_random: playwright draws names for what it talks to.
+    """
+    named = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
+    program = next((found for name in named if name and (found := shutil.which(name))), None)
+    if program is None:
+        if os.environ.get("CI"):
+            pytest.fail("Chromium is not installed")
+        pytest.skip("no Chromium on this machine")
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    with sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=program, args=flags)
+
+        def visited(
+            path: Path, width: int, scheme: str, audit: bool = False, use: Callable[[Any], Any] | None = None
+        ) -> Seen:
+            context = browser.new_context(
+                viewport={"width": width, "height": 900},
+                color_scheme=scheme,  # type: ignore[arg-type]
+                offline=True,
+            )
+            view = context.new_page()
+            requests: list[str] = []
+            complaints: list[str] = []
+            view.on("request", lambda request: requests.append(request.url))
+            view.on("console", lambda message: complaints.append(message.text))
+            view.on("pageerror", lambda error: complaints.append(str(error)))
+            view.goto(path.as_uri())
+            milliseconds = view.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd")
+            width_needed = view.evaluate("document.documentElement.scrollWidth")
+            found = use(view) if use else None
+            violations = Axe().run(view).response["violations"] if audit else []
+            context.close()
+            return Seen(
+                [url for url in requests if not url.startswith(("data:", path.as_uri()))],
+                complaints,
+                width_needed,
+                milliseconds,
+                [
+                    f"{v['id']} ({v['impact']}): {node['html'][:200]}"
+                    for v in violations
+                    if v["impact"] in ("serious", "critical")
+                    for node in v["nodes"]
+                ],
+                found,
+            )
+
+        yield visited
+        browser.close()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nbformat
 import papermill.cli
@@ -18,6 +19,9 @@ import yaml
 from click.testing import CliRunner
 
 from dipddpm_lib import images, play
+
+if TYPE_CHECKING:
+    from conftest import Visit
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "report"))
@@ -155,7 +159,8 @@ def _build(store: Path, output: Path, *more: str) -> subprocess.CompletedProcess
 
 
 @pytest.mark.slow
-def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path) -> None:
+@pytest.mark.global_random  # the browser's driver draws names
+def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path, visit: Visit) -> None:
     """`make report` at the smoke preset, twice: all ten notebooks, one page; then the same from the store."""
     start = time.monotonic()
     first = _build(store, tmp_path, "--no-pdf")
@@ -169,6 +174,11 @@ def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path)
     assert "<math" in page
     assert "does not hold" in page
     assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]+", "", page)), "a number was not computed"
+    assert "Not measured yet" not in page.partition("<main")[0], "the finding on the first screen"
+    for width, scheme in ((360, "light"), (1600, "dark")):
+        seen = visit(tmp_path / "index.html", width, scheme, audit=True)
+        assert (seen.requests, seen.complaints, seen.violations) == ([], [], [])
+        assert seen.scroll_width <= width
     results = {p.name for p in store.iterdir() if (p / "record.json").exists()}
 
     start = time.monotonic()

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import nbformat
 import psutil
@@ -29,6 +30,9 @@ import pytest
 from lxml import html
 from nbformat import v4
 from PIL import Image
+
+if TYPE_CHECKING:
+    from conftest import Visit
 
 REPORT = Path(__file__).resolve().parents[1] / "report"
 sys.path.insert(0, str(REPORT))
@@ -71,8 +75,23 @@ def film(name: str, frames: int = 6, handler: str = HANDLER) -> str:
         f'<div class="frame"{"" if i == frames - 1 else " hidden"}><img alt="step {i}" src="{pixel()}"></div>'
         for i in range(frames)
     )
-    slider = f'<input type="range" min="0" max="{frames - 1}" oninput="{handler}">'
+    slider = (
+        f'<input type="range" aria-label="step" min="0" max="{frames - 1}" value="{frames - 1}" oninput="{handler}">'
+    )
     return f'<figure id="{name}" class="figure film">{images}{slider}<figcaption>It clears.</figcaption></figure>'
+
+
+def pair(name: str) -> str:
+    sides = "".join(
+        f'<div class="side" style="{style}"><img alt="{word}" style="display:block;width:100%" src="{pixel(96, 96)}">'
+        f"<span>{word}</span></div>"
+        for word, style in (("before", "position:absolute;inset:0;z-index:1"), ("after", ""))
+    )
+    slider = '<input type="range" min="0" max="100" value="50" aria-label="before or after" oninput="move()">'
+    return (
+        f'<figure id="{name}" class="figure compare"><div class="pair" style="position:relative;max-width:480px">'
+        f"{sides}</div>{slider}<figcaption>It clears.</figcaption></figure>"
+    )
 
 
 def shows(data: str | Mapping[str, object], source: str = "show()", *tags: str) -> nbformat.NotebookNode:
@@ -97,6 +116,15 @@ def notebook(*cells: str | nbformat.NotebookNode, **metadata: object) -> nbforma
 
 
 Render = Callable[..., str]
+
+
+def require_tool(found: str | None, name: str) -> str:
+    """The program; without it the test is skipped, but never on CI."""
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"no {name} on this machine")
+    return found
 
 
 @pytest.fixture
@@ -156,7 +184,11 @@ def tree(text: str) -> html.HtmlElement:
 
 
 def words(text: str) -> str:
-    return " ".join(tree(text).text_content().split())
+    """What is read on the page."""
+    root = tree(text)
+    for unread in root.xpath("//script|//style"):
+        unread.drop_tree()
+    return " ".join(root.text_content().split())
 
 
 # ---- formulas
@@ -368,6 +400,91 @@ def test_paper_shows_four_frames_of_a_film_from_first_to_last(render: Render) ->
     assert [i for i, frame in enumerate(frames) if "printed" in frame.get("class")] == [0, 2, 4, 6]
 
 
+def test_paper_shows_a_table_that_fits_a_page_whole(render: Render) -> None:
+    rows = [f"<tr><td>{i}</td></tr>" for i in range(30)]
+    made = [
+        f'<figure id="tab-{n}" class="table"><table><tbody>{"".join(rows[:n])}</tbody></table>'
+        "<figcaption>Rows.</figcaption></figure>"
+        for n in (5, 30)
+    ]
+    root = tree(render(*(shows(one) for one in made)))
+    assert root.xpath("//figure/@class") == ["table", "long table"]
+    assert [figure[0].tag for figure in root.iter("figure")] == ["figcaption", "figcaption"], "read before the table"
+
+
+# ---- the first screen, downloads, pages of one notebook
+
+
+def test_the_finding_stands_first_and_its_code_where_it_was(render: Render) -> None:
+    found = shows(figure("fig-finding", "It is better."), "draw()", "finding")
+    said = shows({"text/markdown": "**Three** computed sentences, see [](#fig-finding)."}, "say()", "finding")
+    root = tree(render("# 1 A", shows(figure("fig-a")), found, said))
+    first = root.get_element_by_id("finding")
+    assert [one.get("id") for one in root.iter("figure")] == ["fig-finding", "fig-a"]
+    assert first.xpath("string(.//figcaption/b)") == "Figure 1."
+    assert "Three computed sentences, see Figure 1." in " ".join(first.text_content().split())
+    assert not first.xpath(".//details")
+    assert ["draw()" in code.text_content() for code in root.xpath("//main//details[@class='code']")][1:] == [
+        True,
+        False,
+    ]
+
+
+def test_a_page_without_a_finding_has_no_place_for_it(render: Render) -> None:
+    assert not tree(render("# 1 A")).xpath("//*[@id='finding']")
+
+
+def test_executed_notebooks_lie_beside_the_page(
+    sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = notebook("# 1 First", prints("100%|####|", "stderr"), prints("kept"))
+    first.metadata["papermill"] = {"input_path": "/home/someone/a.ipynb", "parameters": {"SIZE": 3}, "duration": 1.5}
+    nbformat.write(first, sources / "00_first.ipynb")
+    assert run_build(sources, "--no-pdf") == 0
+    out = sources.parent / "out"
+    root = tree((out / "index.html").read_text())
+    targets = root.xpath("//a[@download]/@href")
+    assert sorted(set(targets)) == ["notebooks/00_first.ipynb", "notebooks/08_conclusion.ipynb"]
+    assert all((out / target).is_file() for target in targets)
+    text = (out / targets[0]).read_text()
+    assert "kept" in text
+    assert "/home/someone" not in text
+    assert "####" not in text
+    assert nbformat.reads(text, as_version=4).metadata.papermill == {"parameters": {"SIZE": 3}, "duration": 1.5}
+
+
+def test_each_notebook_renders_alone(
+    sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_build(sources, "--no-pdf", "--alone", "00_first") == 0
+    root = tree((sources.parent / "out" / "alone" / "00_first.html").read_text())
+    assert [heading.get("id") for heading in root.iter("h2")] == ["sec-first", "sec-the-record-of-this-run"]
+    (reference,) = root.xpath("//p/a[not(@href) and text()='sec-5']")
+    assert reference.tail == "."
+    assert run_build(sources, "--render-only", "--no-pdf", "--alone", "00_frist") == 2
+    assert "--alone: no notebook 00_frist; did you mean 00_first?" in capsys.readouterr().err
+
+
+def test_a_run_is_recorded_with_its_commit(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(tmp_path), *identity, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    assert execution.commit(tmp_path) == "", "no repository"
+    git("init", "-q")
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "a.ipynb").write_text("1")
+    git("add", ".")
+    git("commit", "-q", "-m", "first")
+    head = git("rev-parse", "--short=12", "HEAD")
+    assert execution.commit(tmp_path) == head
+    (tmp_path / "results.json").write_text("1")
+    assert execution.commit(tmp_path) == head, "what a run writes is no change of the code"
+    (tmp_path / "notebooks" / "a.ipynb").write_text("2")
+    assert execution.commit(tmp_path) == f"{head} and changes that are not committed"
+
+
 # ---- security and self-containment
 
 
@@ -375,32 +492,52 @@ def test_nothing_is_loaded_from_anywhere(render: Render) -> None:
     text = render("# 1 A\n\n$x$ [@ho2020]", shows(figure("fig-a")), shows(film("fig-f")), prints("x"))
     assert not re.findall(r"""(?:src|srcset|poster)\s*=\s*["']?(?!data:|["'])""", text)
     assert not re.findall(r"url\((?!data:)|@import", text)
-    assert not re.search(r"<link\b|<script\b[^>]*\bsrc|<base\b|<iframe\b", text)
+    assert not re.search(r"<link\b|<base\b|<iframe\b", text)
+    assert tree(text).xpath("//script/text()") == [(REPORT / "page.js").read_text()], "its own script, and no other"
     assert all(re.match(r"#|https://(doi|arxiv)\.org/", href) for href in tree(text).xpath("//@href"))
 
 
-def test_the_policy_lets_the_sliders_run_and_nothing_else(render: Render) -> None:
-    for text in (render(shows(figure("fig-a"))), render(shows(film("fig-f")))):
-        page = tree(text)
-        (policy,) = page.xpath("//meta[@http-equiv]/@content")
-        assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:;")
-        (script,) = re.findall(r"(?s)<script>(.*?)</script>", text)
-        own = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-        assert f"script-src 'sha256-{own}';" in policy
-        assert not page.xpath("//@*[starts-with(name(), 'on')]"), "no handler in the markup"
+def test_the_policy_lets_the_pages_own_script_run_and_nothing_else(render: Render) -> None:
+    root = tree(render(shows(film("fig-f"))))
+    allowed = root.xpath("//meta[@http-equiv]/@content")[0]
+    assert allowed.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline'; font-src data:;")
+    (script,) = root.xpath("//script/text()")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in allowed
+    assert "unsafe" not in allowed.partition("script-src")[2]
+    assert not root.xpath("//@*[starts-with(name(), 'on')]"), "the handlers are for JupyterLab"
+
+
+@pytest.mark.parametrize("name", ["oninput", "onfocus", "ONINPUT"])
+@pytest.mark.parametrize("kind", ["figure", "figure film"])
+def test_code_elsewhere_than_on_a_slider_is_refused(render: Render, name: str, kind: str) -> None:
+    bad = f'<figure id="fig-a" class="{kind}"><input type="text" {name}="x()"><figcaption>c</figcaption></figure>'
+    with pytest.raises(BuildError, match=r"00_first, cell 1: oninput|00_first, cell 1: onfocus"):
+        render(shows(bad))
+
+
+def test_html_in_computed_prose_is_text(render: Render) -> None:
+    """A file's name may hold anything; an author's own Markdown may hold HTML."""
+    said = {"text/markdown": f"`{EVIL}`: **{EVIL}** and [x](javascript:alert(1)) <script>alert(1)</script>"}
+    root = tree(render(shows(said), "written by hand: <sup>2</sup>"))
+    assert not root.xpath("//main//img | //main//script | //a[starts-with(@href, 'javascript')]")
+    assert root.xpath("string(//main//strong)") == EVIL
+    assert EVIL in root.xpath("string(//main//code)")
+    assert root.xpath("//main//sup")
 
 
 def test_strings_from_people_are_text_in_the_record(render: Render) -> None:
     record = {"parameters": {"NAME": EVIL}, "duration": 1.25}
     machine = {page.RECORD: {"processor": EVIL, "threads": 1}}
     first = notebook("# 1 A", parameters("NAME = 'astronaut'\nSIZE = 32"), shows(machine), papermill=record)
+    first.metadata["dipddpm"] = {"preset": EVIL, "commit": "0123abcd", "memory": 512 * 2**20}
     text = render(**{"00_first": first})
     root = tree(text)
     assert not root.xpath("//main//img")
     assert root.xpath("string(//table[@class='runs']//td[1])").split("  ")[0].strip() == f"NAME = {EVIL!r} SIZE = 32"
     assert root.xpath("//table[@class='runs']//b/text()") == [f"NAME = {EVIL!r}"], "given parameters are bold"
-    assert root.xpath("//table[@class='runs']//td[@class='number']/text()") == ["1.2"]
-    assert root.xpath("//table[@class='machine']//td/text()") == [EVIL, "1"]
+    assert root.xpath("//table[@class='runs']//td[@class='number']/text()") == ["1.2", "512"]
+    assert root.xpath("//table[@class='machine']//td/text()") == [EVIL, "0123abcd", EVIL, "1"]
 
 
 def test_the_record_may_come_as_json_text_beside_a_table(render: Render) -> None:
@@ -535,6 +672,10 @@ def test_notebooks_run_with_their_parameters_and_render(sources: Path, capsys: p
     assert f"{EVIL} 33 notebooks {sys.executable}" in words(text)
     assert not tree(text).xpath("//main//img")
     assert sorted(path.name for path in (out / "executed").iterdir()) == ["00_first.ipynb"]
+    kept = nbformat.read(out / "executed" / "00_first.ipynb", as_version=4).metadata[execution.RUN]
+    assert kept["preset"] == "none"
+    assert kept["commit"] == execution.commit(REPORT.parent)
+    assert 10 * 2**20 < kept["memory"] < 4 * 2**30
     assert re.match(r"00_first +\d+\.\d s\n", capsys.readouterr().out)
 
 
@@ -698,60 +839,170 @@ def test_a_browser_that_prints_nothing_is_one_line(tmp_path: Path) -> None:
         printing.print_pdf(index, tmp_path / "report.pdf", shutil.which("false") or "false")
 
 
-@pytest.mark.skipif(printing.find_browser() is None, reason="no Chromium on this machine")
-def test_the_pdf_has_pages_and_is_the_same_bytes_again(render: Render, tmp_path: Path) -> None:
+PARAGRAPH = "A sentence of the usual length stands here and fills its line. " * 12
+
+
+def long_report(render: Render) -> str:
+    """Text between tall and wide figures, a film, a comparison, a short and a long table, code."""
+    tall, wide = (figure(name, kind="figure").replace(pixel(), pixel(*size)) for name, size in FIGURES.items())
+    rows = "".join(f"<tr><td>row {i}</td><td class='number'>{i}.5</td></tr>" for i in range(70))
+    long = f'<figure id="tab-l" class="table"><table><thead><tr><th>a</th><th>b</th></tr></thead><tbody>{rows}'
+    long += "</tbody></table><figcaption>Long.</figcaption></figure>"
+    text = ("# 1 First", PARAGRAPH, shows(tall), *[PARAGRAPH] * 3, shows(film("fig-f")), shows(wide))
+    more = ("## Second", PARAGRAPH, shows(pair("fig-c")), *[PARAGRAPH] * 4, shows(long, "secret = 1"), PARAGRAPH)
+    return render(*text, *more, "# 2 Last", *[PARAGRAPH] * 3, shows(table("tab-t")), *[PARAGRAPH] * 4)
+
+
+FIGURES = {"fig-tall": (700, 1000), "fig-wide": (1400, 500)}
+
+
+def test_the_pdf_is_whole_and_the_same_bytes_again(render: Render, tmp_path: Path) -> None:
+    browser = require_tool(printing.find_browser(), "Chromium")
     index = tmp_path / "index.html"
-    index.write_text(render("# 1 A\n\n$x$ [@ho2020]", shows(figure("fig-a")), shows(film("fig-f"))), encoding="utf-8")
+    index.write_text(long_report(render), encoding="utf-8")
     printed = []
     for name in ("one.pdf", "two.pdf"):
-        printing.print_pdf(index, tmp_path / name, printing.find_browser() or "")
+        printing.print_pdf(index, tmp_path / name, browser)
         printed.append((tmp_path / name).read_bytes())
     assert printed[0].startswith(b"%PDF-")
     assert printed[0] == printed[1]
-    if shutil.which("pdfinfo"):
-        told = subprocess.run(["pdfinfo", tmp_path / "one.pdf"], capture_output=True, text=True, check=True).stdout
-        assert re.search(r"Pages: +([2-9]|\d\d)", told)
-        assert "Tagged:          yes" in told
+    assert re.search(rb"/Type */Outlines|/Outlines \d", printed[0]), "no outline"
+
+
+def test_pages_are_a4_numbered_full_and_without_code(render: Render, tmp_path: Path) -> None:
+    browser = require_tool(printing.find_browser(), "Chromium")
+    index, target = tmp_path / "index.html", tmp_path / "one.pdf"
+    index.write_text(long_report(render), encoding="utf-8")
+    printing.print_pdf(index, target, browser)
+
+    def told(tool: str, *arguments: str) -> str:
+        command = [require_tool(shutil.which(tool), "poppler-utils"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    facts = told("pdfinfo", str(target))
+    assert "(A4)" in facts
+    assert re.search(r"Tagged: +yes", facts)
+    pages = told("pdftotext", "-layout", str(target), "-").split("\f")[:-1]
+    assert len(pages) >= 6
+    assert [page.split()[-1] for page in pages[1:]] == [str(number) for number in range(2, len(pages) + 1)]
+    text = "\n".join(pages)
+    assert "secret" not in text
+    assert "code of" not in text
+    assert all(f"row {i} " in text for i in range(70))
+    told("pdftoppm", "-r", "24", "-gray", str(target), str(tmp_path / "page"))
+    fills = [filled(path) for path in sorted(tmp_path.glob("page-*.pgm"))]
+    assert len(fills) == len(pages)
+    # the first page ends with the contents, the last where the report ends
+    assert min(fills[1:-1]) > 0.5, f"a page is half empty: {[round(fill, 2) for fill in fills]}"
+
+
+def filled(page: Path) -> float:
+    """How far down the page's text area there is ink; margins as in report.css."""
+    with Image.open(page) as image:
+        top, bottom = (round(image.height * share) for share in (21 / 297, 274 / 297))
+        ink = image.crop((0, top, image.width, bottom)).point(lambda grey: 255 if grey < 200 else 0).getbbox()
+    return ink[3] / (bottom - top) if ink else 0.0
 
 
 # ---- the browser
 
 
 @pytest.fixture
-def chromium() -> str:
-    browser = printing.find_browser()
-    if browser is None:
-        pytest.skip("no Chromium on this machine")
-    pytest.importorskip("playwright")
-    return browser
+def everything(render: Render, tmp_path: Path) -> Path:
+    """A page that holds one of all that a page can hold, hostile names included."""
+    wide = "<table><tr>" + "<td>a_long_cell_of_a_wide_table</td>" * 12 + "</tr></table>"
+    cells = (
+        "# 1 A [@ho2020]\n\n`" + "x" * 80 + "`\n\nBy [](#eq-e), [](#fig-a) and [@ulyanov2018].",
+        f"## B\n\n$${'+'.join('abcdefgh' * 12)} \\label{{eq-e}}$$\n\n    {'code ' * 60}",
+        shows(film("fig-f", frames=3)),
+        shows(pair("fig-c")),
+        shows(wide),
+        shows(table("tab-t")),
+        shows(figure("fig-a").replace(pixel(), pixel(1400, 300))),
+        shows({"text/markdown": f"read {EVIL}"}, "x = 1"),
+        shows(figure("fig-b", EVIL.replace("<", "&lt;")), "y = 1", "finding"),
+        *(f"## C{i}\n\n{PARAGRAPH * 3}" for i in range(12)),
+    )
+    index = tmp_path / "index.html"
+    index.write_text(render(*cells), encoding="utf-8")
+    return index
 
 
 @pytest.mark.global_random  # playwright draws names for what it talks to
-def test_the_slider_runs_under_the_policy_and_360_px_do_not_scroll(
-    render: Render, tmp_path: Path, chromium: str
-) -> None:
-    from playwright.sync_api import sync_playwright
+def test_the_page_asks_for_nothing_and_keeps_nobody_out(everything: Path, visit: Visit) -> None:
+    """Three widths, two colour schemes, the network cut."""
+    for width, scheme in itertools.product((360, 900, 1600), ("light", "dark")):
+        seen = visit(everything, width, scheme, audit=True)
+        assert seen.requests == [], f"{width} {scheme}"
+        assert seen.complaints == [], f"{width} {scheme}"
+        assert seen.scroll_width <= width, f"{width} {scheme}: the page scrolls sideways"
+        assert seen.violations == [], f"{width} {scheme}"
 
+
+@pytest.mark.global_random
+def test_sliders_contents_and_previews_work_by_keyboard(everything: Path, visit: Visit) -> None:
+    def use(view: Any) -> dict[str, Any]:
+        view.keyboard.press("Tab")
+        found = {"first stop": view.evaluate("document.activeElement.className")}
+        slider = view.locator("#fig-f input")
+        slider.focus()
+        view.keyboard.press("ArrowLeft")
+        found["frames"] = view.locator("#fig-f .frame").evaluate_all("frames => frames.map(frame => frame.hidden)")
+        view.locator("#fig-c input").focus()
+        for _ in range(10):
+            view.keyboard.press("ArrowRight")
+        found["split"] = view.evaluate("document.getElementById('fig-c').style.getPropertyValue('--split')")
+        view.locator("#fig-c .pair").click(position={"x": 48, "y": 20})
+        found["dragged"] = view.locator("#fig-c input").input_value()
+        view.mouse.move(0, 0)  # or the page may scroll a link under the pointer, whose preview then opens
+        view.keyboard.press("Shift+Tab")  # from here on the browser takes the focus for the keyboard's
+        for name, link in {"citation": "p a[href='#ref-ulyanov2018']", "equation": "p a[href='#eq-e']"}.items():
+            view.locator(link).focus()
+            found[name] = view.locator(".preview:visible").inner_text()
+        view.keyboard.press("Escape")
+        found["closed"] = view.locator(".preview").is_hidden()
+        for heading in ("sec-b", "sec-c5"):
+            view.evaluate(f"document.getElementById('{heading}').scrollIntoView({{behavior: 'instant'}})")
+            view.locator(f".sidebar [aria-current][href='#{heading}']").wait_for()
+        return found
+
+    found = visit(everything, 1400, "light", use=use).found
+    assert found["first stop"] == "skip"
+    assert found["frames"] == [True, False, True], "one frame back from the last"
+    assert found["split"] == "60%"
+    assert found["dragged"] == "10"
+    assert "Deep Image Prior" in found["citation"]
+    assert "(1)" in found["equation"]
+    assert found["closed"]
+
+
+@pytest.mark.global_random
+def test_on_paper_every_figure_is_less_than_half_a_page(render: Render, tmp_path: Path, visit: Visit) -> None:
     index = tmp_path / "index.html"
-    wide = "<table><tr>" + "<td>a_long_cell_of_a_wide_table</td>" * 12 + "</tr></table>"
-    cells = ("# 1 A\n\n`" + "x" * 80 + "`", shows(film("fig-f", frames=3)), shows(wide), shows(figure("fig-a")))
-    index.write_text(render(*cells, f"$${'+'.join('abcdefgh' * 12)}$$"), encoding="utf-8")
-    with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        view = browser.new_page(viewport={"width": 360, "height": 700})
-        requests: list[str] = []
-        complaints: list[str] = []
-        view.on("request", lambda request: requests.append(request.url))
-        view.on("console", lambda message: complaints.append(message.text))
-        view.goto(index.as_uri())
-        view.locator("input[type=range]").fill("0")
-        hidden = view.locator(".frame").evaluate_all("frames => frames.map(frame => frame.hidden)")
-        width = view.evaluate("document.documentElement.scrollWidth")
-        browser.close()
-    assert hidden == [False, True, True]
-    assert width <= 360
-    assert complaints == []
-    assert [url for url in requests if not url.startswith(("data:", "file:"))] == []
+    index.write_text(long_report(render), encoding="utf-8")
+
+    def use(view: Any) -> list[Any]:
+        view.emulate_media(media="print")
+        return view.locator("figure:not(.long)").evaluate_all("all => all.map(f => [f.id, f.offsetHeight])")
+
+    heights = dict(visit(index, 627, "light", use=use).found)  # 166 mm
+    assert set(heights) == {"fig-tall", "fig-f", "fig-wide", "fig-c", "tab-t"}
+    assert all(0 < height < 476 for height in heights.values()), heights  # 126 mm
+
+
+@pytest.mark.global_random
+def test_the_committed_page_opens_at_once_and_asks_for_nothing(visit: Visit) -> None:
+    index = REPORT / "index.html"
+    assert index.stat().st_size < 6e6
+    opened = []
+    for width, scheme in ((360, "dark"), (1600, "light")):
+        seen = visit(index, width, scheme)
+        assert seen.requests == []
+        assert seen.complaints == []
+        assert seen.scroll_width <= width
+        opened.append(seen.milliseconds)
+    # a second is the aim on a machine at rest; this bound still fails where something blocks the page
+    assert min(opened) < 3000
 
 
 def test_prose_alone_is_the_same_renderer() -> None:
