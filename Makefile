@@ -5,8 +5,10 @@ PRESET ?= quick
 ONLY ?=
 P ?=
 QUICK ?=
+WORKERS ?=
 PYTEST_ARGS ?=
 LAB_ARGS ?=
+AUDITED ?= constraints.txt
 
 EXTRAS := notebooks,report,test
 BIN := .venv/bin
@@ -23,13 +25,13 @@ quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help report paper test test-fast bench lab check clean
+.PHONY: help report paper test test-fast bench faults priors lab check audit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
-report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRESET=quick ONLY="03_hybrid" P="image=coffee size=96"]
-	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))
+report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRESET=quick ONLY="03_hybrid" P="image=coffee size=96" WORKERS=2]
+	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))$(if $(WORKERS), --workers $(call quote,$(WORKERS)))
 
 paper: override PRESET = paper
 paper: report ## the same on larger images, with more seeds; resumes where it was stopped
@@ -43,14 +45,33 @@ test-fast: $(STAMP) ## every test but the slow ones
 bench: $(STAMP) ## timings side by side, half an hour or so [QUICK=1: within three minutes]
 	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick --output benchmarks/quick.json)
 
-lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-browser"]
-	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+faults: $(STAMP) ## kills, mutated inputs and ten minutes of fuzzing, counted: a quarter of an hour [QUICK=1: three minutes]
+	@$(BIN)/python -c 'import atheris' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]" 2>/dev/null || true
+	$(BIN)/python benchmarks/faults.py $(if $(QUICK),--kills 30 --inputs 2000 --fuzz 60 --output benchmarks/quick-faults.json)
 
-check: $(STAMP) ## lint, format, types, and that notebooks carry no outputs
+priors: $(STAMP) ## train the shipped priors further, hours on two cores; resumes where it was stopped (needs apt-get)
+	$(BIN)/python benchmarks/train_priors.py
+
+# uploads travel through a websocket, whose default of 10 MiB a photograph may exceed
+lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-browser"]
+	$(BIN)/python -m jupyterlab --ServerApp.ip=127.0.0.1 --ServerApp.tornado_settings='{"websocket_max_message_size": 104857600}' --LabApp.default_url=/lab/tree/notebooks $(LAB_ARGS)
+
+check: $(STAMP) audit ## lint, format, types, that notebooks carry no outputs, and known faults of the pinned versions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dipddpm_lib report/build.py benchmarks/bench.py
+	$(BIN)/mypy dipddpm_lib report/build.py benchmarks/bench.py benchmarks/faults.py
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
+
+# an answer lies in the file, with faults or without; where there is none, the service was out of reach
+audit: $(STAMP)
+	@$(BIN)/python -c 'import pip_audit' 2>/dev/null \
+	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[audit]" 2>/dev/null || true
+	@rm -f .venv/audit.json; \
+	$(BIN)/python -m pip_audit --requirement $(AUDITED) --no-deps --disable-pip --progress-spinner off --format json \
+	  --output .venv/audit.json 2>.venv/audit.log; status=$$?; \
+	if test -s .venv/audit.json; then cat .venv/audit.log; exit $$status; \
+	else echo "audit: not done, the advisory service cannot be reached ($$(tail -n 1 .venv/audit.log))"; fi
 
 clean: ## remove what was built: the venv, executed notebooks, caches; stored results stay
 	rm -rf .venv report/executed report/build .pytest_cache .hypothesis .ruff_cache .mypy_cache *.egg-info

@@ -16,9 +16,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from dipddpm_lib import compute, ddpm, dip, experiment, images, networks, priors
+from dipddpm_lib import compute, ddpm, dip, experiment, images, networks, priors, store, workers
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
@@ -351,8 +351,10 @@ def hybrid_rows(quick: bool) -> Iterator[Row]:
     tasks = ("compressive_10",) if quick else ("denoise_50", "inpaint_50", "super_x4", "compressive_10")
     pictures = ("coffee",) if quick else ("astronaut", "chelsea")
     pairs = [(task, pictures[i % len(pictures)]) for i, task in enumerate(tasks)]
-    restoration = [Cell(picture, 128, 0, HybridConfig.quick(), task) for task, picture in pairs]
-    yield _against_dip([replace(cell, config=HybridConfig()) for cell in restoration], 300 if quick else 1000)
+    # from DIP in every task: what `HybridConfig` would start from elsewhere is no claim about DIP
+    quickly = replace(HybridConfig.quick(), start="dip")
+    restoration = [Cell(picture, 128, 0, quickly, task) for task, picture in pairs]
+    yield _against_dip(restoration, 300 if quick else 1000)
     yield _against_ddpm(restoration, "B", 50 if quick else 1000)
     known = replace(HybridConfig.quick(), consistency=False, rho=1.0)
     training = TrainConfig(steps=40 if quick else 400)
@@ -371,7 +373,7 @@ def _against_dip(cells: list[Cell], iterations: int) -> Row:
         hybrids.append(hybrid)
         reached += hybrid.psnr >= best
     return Row(
-        "DIP+DDPM, fit included, protocol B: time",
+        "DIP+DDPM, quick, fit included, protocol B: time",
         f"DIP `fast`, {DIPConfig.fast().runs} networks, up to the best of {iterations} iterations, by the target",
         *spread(ratios),
         "× faster",
@@ -504,6 +506,118 @@ def _written_plainly(config: DIPConfig, y: Measurement) -> Callable[[], object]:
     return iteration
 
 
+# ---- sweeps on several processes
+
+
+def sweep_rows(quick: bool) -> Iterator[Row]:
+    """The same work on two workers as on one, both started and warm; what handing out a cell costs."""
+    if compute.available_cores() < 2:
+        return
+    count, rounds = (8, 1) if quick else (40, 3)
+    config = replace(DIPConfig.fast(100), stop="none")
+    wall: dict[int, list[float]] = {1: [], 2: []}
+    empty: list[float] = []
+    with workers._local(1) as one, workers._local(2) as two:
+        for turn in range(rounds + 1):  # the first warms up
+            for number, client in ((1, one), (2, two)):
+                seeds = range(1000 * turn + 100 * number, 1000 * turn + 100 * number + (count if turn else 2 * number))
+                cells = [Cell("coffee", 64, seed, config, TASK) for seed in seeds]
+                taken = seconds(partial(experiment.sweep, cells, client))
+                if turn:
+                    wall[number].append(taken)
+            if turn:
+                handed = range(50 if quick else 500)
+                empty.append(1e3 * seconds(partial(_pass, handed, two)) / len(handed))
+    yield Row(
+        f"sweep of {count} cells on 2 workers",
+        "on 1 worker, one thread each",
+        *ratio(wall[1], wall[2]),
+        "× faster",
+        1.8,
+        note=f"{median(wall[1]):.1f} and {median(wall[2]):.1f} s",
+    )
+    yield Row("handing out a cell and taking back its result: time on 2 workers", "cells without work", *spread(empty),
+              "ms", 20.0, at_least=False)  # fmt: skip
+
+
+def _nothing(item: int) -> int:
+    return item
+
+
+def _pass(items: Sequence[int], client: Any, work: Callable[[int], object] = _nothing) -> None:
+    for _ in workers.outcomes(work, items, client):
+        pass
+
+
+CELL_SECONDS = 30.0  # of a short cell on one thread: with 1000 workers, 33 cells end in a second
+CELL_BYTES = 800_000  # of a result at 128²: image, film, record
+
+
+def scale_rows(quick: bool) -> Iterator[Row]:
+    """What a scheduler, the process that collects, and the store pass on in a second, against what N workers finish."""
+    for number in (10,) if quick else (10, 100):
+        cells = 10 * number
+        for size in (0, CELL_BYTES):
+            found = float(_python(str(HERE / "bench.py"), "--scale", str(number), str(cells), str(size)))
+            yield Row(
+                f"scheduler and collector, {number} workers: cells of {size / 1e6:.1f} MB passed on",
+                f"what 1000 workers end, a cell in {CELL_SECONDS:.0f} s",
+                *spread([cells / found]),
+                "a second",
+                1000 / CELL_SECONDS,
+                note="all workers in one process, which they share with the scheduler and the collector",
+            )
+    for writers, beside in ((1, 0), (2, 0), (1, 1000 if quick else 100_000)):
+        run = [sys.executable, str(HERE / "bench.py"), "--writes", "10" if quick else "100", str(beside)]
+        started = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(writers)]
+        rates = [float(process.communicate()[0]) for process in started]
+        yield Row(
+            f"store: results of {CELL_BYTES / 1e6:.1f} MB written beside {beside} others, {writers} at once",
+            f"what 1000 workers end, a cell in {CELL_SECONDS:.0f} s",
+            *spread([sum(rates)]),
+            "a second",
+            1000 / CELL_SECONDS,
+        )
+
+
+def pass_on(number: int, cells: int, size: int) -> None:
+    """Seconds in which `cells` of `size` bytes and no work go to `number` workers and come back; prints them."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(
+            n_workers=number,
+            threads_per_worker=1,
+            processes=False,
+            protocol="tcp://",  # as between machines: what is sent is packed and unpacked
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",
+            silence_logs="CRITICAL",
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        work = partial(_payload, size)
+        _pass(range(number), client, work)
+        print(seconds(partial(_pass, range(cells), client, work)))
+
+
+def _payload(size: int, item: int) -> Tensor:
+    return torch.zeros(size, dtype=torch.uint8)
+
+
+def write_results(count: int, beside: int) -> None:
+    """Results of `CELL_BYTES` that this process writes in a second beside so many others; prints them."""
+    for index in range(beside):
+        (store.folder() / f"{index}").mkdir(parents=True, exist_ok=True)
+    arrays = {"frames": torch.zeros(CELL_BYTES, dtype=torch.uint8)}
+
+    def write() -> None:
+        for index in range(count):
+            store.put(f"{os.getpid()}-{index}", {}, arrays)
+
+    print(count / seconds(write))
+
+
 def report_rows(quick: bool) -> Iterator[Row]:
     """`make report`, quick, from nothing and again; and what of it is neither a cell's work nor the page's."""
     if quick:
@@ -544,6 +658,8 @@ ROWS = (
     growth_rows,
     import_row,
     old_processor_row,
+    sweep_rows,
+    scale_rows,
     report_rows,
 )
 
@@ -568,12 +684,20 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     parser.add_argument("--networks", type=int, nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--plain", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
+    parser.add_argument("--scale", type=int, nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--writes", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.networks:
         networks_alone(*arguments.networks)
         return
     if arguments.plain:
         plain(arguments.plain)
+        return
+    if arguments.scale:
+        pass_on(*arguments.scale)
+        return
+    if arguments.writes:
+        write_results(*arguments.writes)
         return
     rows: list[dict[str, Any]] = []
     if arguments.only:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import images
 from .operators import Blur, Compressive, Downsampling, Fourier, Identity, Inpainting, pseudo_inverse
-from .types import Image, LinearOperator, Measurement, Step, require
+from .types import Image, LinearOperator, Measurement, Step, check_fields, require
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class ClassicalConfig:
     tv_iterations: int = 60
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.tv_iterations >= 1, f"tv_iterations: expected 1 or more, got {self.tv_iterations}")
 
 
@@ -91,3 +92,20 @@ def reconstruct(measurement: Measurement, config: ClassicalConfig) -> Iterator[S
     require(type(operator) in METHODS, f"classical: no restorer for {type(operator).__name__}")
     x0_hat = METHODS[type(operator)][1](measurement, config).clamp(-1, 1)
     yield Step(0, 0, x0_hat, x0_hat)
+
+
+def held_out_rmse(measurement: Measurement, config: ClassicalConfig, share: float, generator: torch.Generator) -> float:
+    """The restorer's RMSE on seen pixels that it is not shown, in units of [-1, 1]; for `Inpainting` alone.
+
+    share: of the seen pixels to keep back
+    """
+    operator, y = measurement.operator, measurement.y
+    require(
+        isinstance(operator, Inpainting),
+        f"t_start: no error estimate for a classical start under {type(operator).__name__}; give t_start",
+    )
+    held = operator.held_out(y, share, generator)
+    fewer = Inpainting(operator.support & ~held.to(operator.support.device))
+    (step,) = reconstruct(Measurement(fewer.A(y), fewer, measurement.sigma_y), config)
+    error = (step.x0_hat.to(y) - y)[..., held]
+    return max(0.0, float((error**2).mean()) - measurement.sigma_y**2) ** 0.5

@@ -113,6 +113,20 @@ def available_cores() -> int:
 
 
 @functools.cache
+def memory() -> int:
+    """Bytes that this machine has for us: the GPU's where one is used, else RAM, or less where a cgroup says so."""
+    if default().device == "cuda":
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            ram = min(ram, int(Path(limit).read_text()))
+        except (OSError, ValueError):  # no such cgroup; "max"
+            continue
+    return ram
+
+
+@functools.cache
 def default() -> Compute:
     """The decision for this machine: bf16 on a GPU, and on a CPU where a trial says that it wins.
 

@@ -17,7 +17,7 @@ from . import compute
 from .networks import DenoisingUNet, build
 from .optimise import Adam
 from .schedules import NoiseSchedule, SpacingKind, spacing
-from .types import Denoiser, Image, Measurement, Step, require
+from .types import Denoiser, Image, Measurement, Step, check_fields, require
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,13 @@ class TrainConfig:
     colours: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.steps >= 1, f"steps of training: expected 1 or more, got {self.steps}")
         require(self.batch >= 1, f"batch: expected 1 or more, got {self.batch}")
+        require(self.crop is None or self.crop >= 1, f"crop: expected 1 or more pixels, or None, got {self.crop}")
+        require(self.lr > 0, f"lr: expected a rate above 0, got {self.lr}")
+        require(self.warmup >= 1, f"warmup: expected 1 step or more, got {self.warmup}")
+        require(self.gamma > 0, f"gamma: expected a signal-to-noise ratio above 0, got {self.gamma}")
         require(0 <= self.ema < 1, f"ema: expected a decay in [0, 1), got {self.ema}")
         require(
             len(self.channels) > 0 and all(c % 8 == 0 and c > 0 for c in self.channels),
@@ -138,9 +143,13 @@ class Training(Iterator[TrainStep]):
             p.data = view
         self.index = 0
 
+    @property
+    def ended(self) -> bool:
+        return self.index == self.config.steps
+
     def __next__(self) -> TrainStep:
         config, where, index = self.config, self.where, self.index
-        if index == config.steps:
+        if self.ended:
             raise StopIteration
         x0 = _crops(self.images, config, self.generator)
         u = (torch.arange(config.batch) + torch.rand((), generator=self.generator)) / config.batch % 1
@@ -212,12 +221,12 @@ class SampleConfig:
     lam: float = 7.0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(self.steps >= 1, f"steps: expected 1 or more, got {self.steps}")
         require(0 <= self.eta <= 1, f"eta: expected a number in [0, 1], got {self.eta}")
         require(self.zeta is None or 0 <= self.zeta <= 1, f"zeta: expected a share in [0, 1] or None, got {self.zeta}")
         require(self.zeta is None or self.eta == 0, "eta and zeta both set the fresh noise: give one of them")
         require(self.lam > 0, f"lam weighs the prior against the measurement: expected more than 0, got {self.lam}")
-        require(self.solver in ("ddim", "dpmpp_2m"), f"solver: expected ddim or dpmpp_2m, got {self.solver!r}")
         require(self.solver == "ddim" or self.eta == 0, f"dpmpp_2m is deterministic: expected eta = 0, got {self.eta}")
         require(self.solver == "ddim" or not self.zeta, f"dpmpp_2m is deterministic: expected no zeta, got {self.zeta}")
 

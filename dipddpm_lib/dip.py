@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
@@ -15,7 +16,7 @@ from . import compute
 from .compute import Compute
 from .networks import DeepDecoder, SkipNetwork, Upsampling, build, parameter_count
 from .optimise import Adam
-from .types import Image, Measurement, Step, require
+from .types import Image, Measurement, Step, check_fields, check_type, require
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,13 @@ class DIPConfig:
     float32: bool = False
 
     def __post_init__(self) -> None:
+        check_fields(self)
         require(
-            len(self.filters) >= 1 and all(isinstance(c, int) and c >= 1 for c in self.filters),
+            len(self.filters) >= 1 and min(self.filters) >= 1,
             f"filters: expected one whole number of 1 or more a scale, got {self.filters!r}",
         )
+        require(min(self.skips) >= 0, f"skip: expected 0 or more channels, got {self.skip!r}")
+        require(self.in_channels >= 1, f"in_channels: expected 1 or more, got {self.in_channels}")
         require(0 <= self.lift < self.depth, f"lift: expected 0 … {self.depth - 1}, fewer than scales, got {self.lift}")
         require(self.iterations >= 1, f"iterations: expected 1 or more, got {self.iterations}")
         require(
@@ -80,6 +84,7 @@ class DIPConfig:
         )
         require(self.runs >= 1, f"runs: expected 1 or more, got {self.runs}")
         require(self.lr > 0, f"lr: expected a rate above 0, got {self.lr}")
+        require(0 <= self.lr_end <= 1, f"lr_end: expected a share of lr in [0, 1], got {self.lr_end}")
         require(self.warmup >= 0, f"warmup: expected 0 or more iterations, got {self.warmup}")
         require(
             self.coarse == 0 or (self.coarse > 0 and self.network == "skip" and self.depth > 1),
@@ -92,10 +97,7 @@ class DIPConfig:
         require(self.jitter >= 0, f"jitter: expected a standard deviation of 0 or more, got {self.jitter}")
         require(0 <= self.ema < 1, f"ema: expected a decay in [0, 1), got {self.ema}")
         require(0 <= self.held_out < 1, f"held_out: expected a share in [0, 1), got {self.held_out}")
-        require(
-            self.network in ("skip", "deep_decoder"), f"network: expected skip or deep_decoder, got {self.network!r}"
-        )
-        require(self.stop in ("none", "emv", "held_out"), f"stop: expected none, emv or held_out, got {self.stop!r}")
+        require(self.patience >= 1, f"patience: expected 1 or more iterations, got {self.patience}")
         require(
             self.stop != "held_out" or self.held_out > 0,
             "stop = held_out needs measurements to hold out: set held_out above 0, or stop = none",
@@ -116,6 +118,7 @@ class DIPConfig:
 
         A short fit warms up over half of its iterations and averages over a shorter tail.
         """
+        check_type("iterations", iterations, int)
         warmup, ema = min(100, iterations // 2), min(0.98, 1 - 8 / max(iterations, 9))
         return cls(iterations=iterations, warmup=warmup, ema=ema)
 
@@ -167,6 +170,7 @@ class DIPConfig:
     @classmethod
     def shaped(cls, depth: int, filters: int, iterations: int = 400) -> DIPConfig:
         """One network with `depth` scales of `filters` channels, run to its end: the writeup's ablation 4.1."""
+        check_type("depth", depth, int)
         require(depth >= 1, f"depth: expected 1 or more, got {depth}")
         fast = cls.fast(iterations)
         return replace(fast, filters=(filters,) * depth, lift=0, stop="none", held_out=0.0, runs=1)
@@ -176,9 +180,10 @@ class DIPConfig:
 class Fit(Step):
     """A step of a DIP fit: x_t is the network's output, x0_hat its running average, both the mean over runs.
 
-    rmse_hat: the average's error estimated on held-out measurements, noise taken off, in units of [-1, 1]; None
-              without any. It sees only what A shows: exact in expectation for random masks and random-sign
-              transforms, too small where A hides what the fit got wrong.
+    rmse_hat: the average's error in units of [-1, 1], estimated on held-out measurements, noise taken off; None
+              without any. They see only what A shows. How much it hides the runs tell, by how far they disagree: the
+              estimate is the held-out error times ‖x̂_i − x̄‖/‖A(x̂_i − x̄)‖, pixels over held-out entries, each by
+              entry, and never below 1. One run alone leaves that factor at 1.
     """
 
     rmse_hat: float | None = None
@@ -217,56 +222,112 @@ def parameters(config: DIPConfig) -> int:
     return config.runs * parameter_count(_network(config, (32, 32), torch.Generator())[0])
 
 
-def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Iterator[Fit]:
+def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Fitting:
     """min_θ ‖m ⊙ (A f_θ(z) − y)‖², m = 1 where y is fitted (Ulyanov et al. 2018, eq. 2); one `Fit` an iteration.
 
     The last `Fit` holds the result: the running average at the stop's best moment.
     """
-    where = compute.default().float32() if config.float32 else compute.default()
-    operator, y = measurement.operator, measurement.y.to(where.device)
-    # the first run goes on drawing from the caller's generator, each other has one of its own
-    seeds = torch.randint(2**48, (config.runs - 1,), generator=generator).tolist()
-    draws = [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
-    runs = [_Run(config, measurement.image_size, where, draw) for draw in draws]
+    return Fitting(measurement, config, generator)
 
-    support = operator.support.to(y).expand(y.shape)
-    held = torch.zeros((), dtype=torch.bool, device=y.device)
-    if config.held_out > 0:
-        held = operator.held_out(y, config.held_out, generator)
-    fitted = support * ~held
-    require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
 
-    weight = fitted / fitted.sum()
-    held = held.expand(y.shape).to(y)
-    count = int(held.sum())
-    watch = _Watch(config, noisy=measurement.sigma_y > 0)
-    residual: float | None = None
-    average = torch.zeros(1, 3, *measurement.image_size, device=where.device)
-    unseen = 1.0  # the share of the average that is still its zero start
-    fit = Fit(0, 0, average, average)  # replaced at once: DIPConfig holds at least one iteration
+class Fitting(Iterator[Fit]):
+    """A fit under way, one `Fit` at a time; see `reconstruct`."""
 
-    def loss(output: Image) -> Tensor:
-        return (weight * (operator.A(output) - y) ** 2).sum()
+    def __init__(self, measurement: Measurement, config: DIPConfig, generator: torch.Generator):
+        where = compute.default().float32() if config.float32 else compute.default()
+        operator, y = measurement.operator, measurement.y.to(where.device)
+        self.config, self.operator, self.y, self.sigma_y = config, operator, y, measurement.sigma_y
+        # the first run goes on drawing from the caller's generator, each other has one of its own
+        seeds = torch.randint(2**48, (config.runs - 1,), generator=generator).tolist()
+        draws = [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
+        self.runs = [_Run(config, measurement.image_size, where, draw) for draw in draws]
 
-    with compute.side_by_side(config.runs) as at_once:
-        for index in range(config.iterations):
-            outputs = at_once([partial(run.iterate, index, loss) for run in runs])
-            x_t = torch.cat(outputs).mean(0, keepdim=True)
-            decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
-            average = torch.lerp(x_t, average, decay)
-            unseen *= decay
-            x0_hat = average / (1 - unseen)  # its bias corrected (Kingma and Ba 2015, §3)
-            rmse_hat = None
-            if count:
-                residual = float((held * (operator.A(x0_hat) - y) ** 2).sum()) / count
-                rmse_hat = _rmse(residual, measurement.sigma_y, count)
-            fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
-            # what half the size reaches says nothing of when the whole is done
-            if (index >= config.coarse and watch.over(fit, residual)) or index + 1 == config.iterations:
-                break
-            yield fit
-    result = watch.result(fit, residual)
-    yield Fit(index, 0, fit.x_t, result.x0_hat, result.rmse_hat)
+        support = operator.support.to(y).expand(y.shape)
+        held = torch.zeros((), dtype=torch.bool, device=y.device)
+        if config.held_out > 0:
+            held = operator.held_out(y, config.held_out, generator)
+        fitted = support * ~held
+        require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
+
+        self.weight = fitted / fitted.sum()
+        self.held = held.expand(y.shape).to(y)
+        self.count = int(self.held.sum())
+        self.watch = _Watch(config, noisy=measurement.sigma_y > 0)
+        self.averages = torch.zeros(config.runs, 3, *measurement.image_size, device=where.device)
+        self.unseen = 1.0  # the share of the averages that is still their zero start
+        self.index = 0
+        self.ended = False
+        self._threads = ExitStack()  # they end with the fit, or with this object where nobody asks for more
+        self._at_once = self._threads.enter_context(compute.side_by_side(config.runs))
+
+    def __next__(self) -> Fit:
+        config, index = self.config, self.index
+        if self.ended:
+            raise StopIteration
+        outputs = torch.cat(self._at_once([partial(run.iterate, index, self._loss) for run in self.runs]))
+        decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
+        self.averages = torch.lerp(outputs, self.averages, decay)
+        self.unseen *= decay
+        estimates = self.averages / (1 - self.unseen)  # their bias corrected (Kingma and Ba 2015, §3)
+        x_t, x0_hat = (each.mean(0, keepdim=True) for each in (outputs, estimates))
+        residual: float | None = None
+        rmse_hat: float | None = None
+        if self.count:
+            seen = self.operator.A(estimates)
+            error = seen.mean(0, keepdim=True) - self.y
+            residual = float((self.held * error**2).sum()) / self.count
+            rmse_hat = _rmse(residual, self.sigma_y, self.count)
+            if config.runs > 1:
+                shown = float((self.held * seen.var(0, keepdim=True)).sum()) / self.count
+                # below 1 it would say that fitted entries are right: there the runs agree on the noise they fitted
+                rmse_hat *= max(1.0, math.sqrt(float(estimates.var(0).mean()) / max(shown, 1e-12)))
+        fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
+        # what half the size reaches says nothing of when the whole is done, and at the start of a warm-up the
+        # held-out error may rise for longer than any patience
+        watched = index >= max(config.coarse, config.warmup // 2)
+        self.ended = (watched and self.watch.over(fit, residual)) or index + 1 == config.iterations
+        self.index += 1
+        if not self.ended:
+            return fit
+        self.close()
+        result = self.watch.result(fit, residual)
+        return Fit(index, 0, x_t, result.x0_hat, result.rmse_hat)
+
+    def close(self) -> None:
+        """End the fit here."""
+        self.ended = True
+        self._threads.close()
+
+    def _loss(self, output: Image) -> Tensor:
+        return (self.weight * (self.operator.A(output) - self.y) ** 2).sum()
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of all that the next steps depend on, after at least one step."""
+        parts = {f"run {n}": run.state() for n, run in enumerate(self.runs)} | {"watch": self.watch.state()}
+        return {
+            **{f"{part}, {name}": value for part, values in parts.items() for name, value in values.items()},
+            "averages": self.averages.clone(),
+            "unseen": torch.tensor(self.unseen, dtype=torch.float64),
+            "index": torch.tensor(self.index),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on where `state` was taken, bit by bit as if there had been no interruption.
+
+        This fit must come from the same measurement, configuration and seed.
+        """
+        index = int(state["index"])
+        most = self.config.iterations - 1
+        require(index <= most, f"state: expected at most {most} steps taken, got {index}")
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(f"{name}, "): value for key, value in state.items() if key.startswith(f"{name}, ")}
+
+        for n, run in enumerate(self.runs):
+            run.restore(part(f"run {n}"))
+        self.watch.restore(part("watch"), self.averages.device)
+        self.averages.copy_(state["averages"])
+        self.unseen, self.index = float(state["unseen"]), index
 
 
 class _Run:
@@ -291,6 +352,13 @@ class _Run:
         self.optimiser.step(loss(output), config.lr * rate)
         return output.detach().contiguous()
 
+    def state(self) -> dict[str, Tensor]:
+        return {**self.optimiser.state(), "generator": self.generator.get_state()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.optimiser.restore(state)
+        self.generator.set_state(state["generator"])
+
 
 def _rmse(mse: float, sigma_y: float, count: int) -> float:
     """The noise taken off, but no less than its own standard error: a mean of `count` squares varies by √(2/count)."""
@@ -303,7 +371,7 @@ class _Watch:
     def __init__(self, config: DIPConfig, noisy: bool):
         self.config = config
         self.patience = config.patience if noisy else 3 * config.patience
-        self.best: Fit  # set by the first call of `over`
+        self.best: Fit | None = None
         self.least = float("inf")
         self.mean: Image | None = None
         self.variance = 0.0
@@ -315,7 +383,7 @@ class _Watch:
             measure = residual
         elif self.config.stop == "emv":
             measure = self._moving_variance(fit)
-        if measure <= self.least:
+        if self.best is None or measure <= self.least:
             self.least, self.best = measure, fit
         return fit.index - self.best.index >= self.patience
 
@@ -326,7 +394,27 @@ class _Watch:
         # before the rate warmed up)
         if self.config.stop == "held_out" and residual is not None and residual <= 1.1 * self.least:
             return last
-        return self.best
+        return self.best or last
+
+    def state(self) -> dict[str, Tensor]:
+        """A copy of what was seen so far; the least measure first, then the variance."""
+        out = {"measures": torch.tensor([self.least, self.variance], dtype=torch.float64)}
+        if self.mean is not None:
+            out["mean"] = self.mean.clone()
+        if self.best is not None:
+            rmse_hat = math.nan if self.best.rmse_hat is None else self.best.rmse_hat
+            out["best"] = torch.tensor([self.best.index, rmse_hat], dtype=torch.float64)
+            out |= {"best x_t": self.best.x_t.clone(), "best x0_hat": self.best.x0_hat.clone()}
+        return out
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        self.least, self.variance = state["measures"].tolist()
+        self.mean = state["mean"].to(device) if "mean" in state else None
+        self.best = None
+        if "best" in state:
+            index, rmse_hat = state["best"].tolist()
+            x_t, x0_hat = state["best x_t"].to(device), state["best x0_hat"].to(device)
+            self.best = Fit(int(index), 0, x_t, x0_hat, None if math.isnan(rmse_hat) else rmse_hat)
 
     def _moving_variance(self, fit: Fit) -> float:
         """EMV with α = 0.1: O(1) a step in place of a window (Wang et al. 2023, eq. 6 and 7)."""

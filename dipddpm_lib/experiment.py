@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, singledispatch
+from functools import cache, partial, singledispatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import pandas as pd
 import torch
@@ -23,11 +23,17 @@ from .dip import DIPConfig
 from .hybrid import HybridConfig
 from .networks import DenoisingUNet, build
 from .schedules import NoiseSchedule, ScheduleName, spacing
-from .types import Image, InputError, Interval, Measurement, Result, Step, require
+from .types import Image, InputError, Interval, Measurement, Result, Step, check_fields, require
+from .workers import Client, Failure, LostScheduler, connected, on_a_worker, outcomes, wanted
 
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
+Yielded = TypeVar("Yielded", covariant=True)
+
+BUNDLED_CHANNELS = TrainConfig.bundled().channels
+STORED_AS = "experiment.run"
 CHECKPOINT_SECONDS = 60
+TELL_SECONDS = 20  # between two lines of progress
 TRACE_POINTS = 40
 FRAMES = 12
 
@@ -58,6 +64,8 @@ class Cell:
 
     def check(self) -> None:
         """Everything that can be refused before computing is refused here, as `InputError`."""
+        check_fields(self)
+        self._check_memory()
         x_true = self.x_true()
         self.measurement(x_true)
         schedule = NoiseSchedule.named(self.schedule, self.T)
@@ -74,6 +82,14 @@ class Cell:
                 require(crop is None or crop <= side, f"crop: expected at most {side}, the image's side, got {crop}")
         if isinstance(self.config, HybridConfig) and self.config.t_start is not None:
             schedule.check_t(self.config.t_start, "t_start")
+
+    def _check_memory(self) -> None:
+        need, have = bytes_needed(self), compute.memory()
+        require(
+            need <= have,
+            f"size: {self.method} at {self.size} × {self.size} needs at least {need / 2**30:,.1f} GiB of memory, this "
+            f"machine has {have / 2**30:,.1f}; lower the size, or the widths and the batch of the networks",
+        )
 
     def x_true(self) -> Image:
         return images.load(self.image, self.size)
@@ -95,6 +111,50 @@ METHOD: dict[type, str] = {
 }
 
 
+# What a run keeps in memory: numbers a pixel for each channel of its network, a channel of scale i counting 4^-i, and
+# bytes a pixel whatever the network. Fitted from below to peaks that compute.peak_memory measured on one thread, at
+# 512² but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1041,
+# `shaped(5, 64)` 2056, the U-Net's call 868, its training 13518, all in bf16; `published` 10262, `snail` 1969,
+# `deep_decoder` 3901 in float32. A test holds that the estimate lies between two fifths of a peak and the whole.
+LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 8, 13, 4.5, 4.5, 30
+PIXEL_BYTES = 300
+STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
+
+
+def bytes_needed(cell: Cell) -> float:
+    """Peak memory of the cell's computing, estimated from below: what this says does not fit does not fit."""
+    config, needs = cell.config, [0.0]
+    number = 2 if compute.default().dtype == "bfloat16" else 4
+    fit = config.dip if isinstance(config, HybridConfig) else config
+    if isinstance(fit, DIPConfig):
+        each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
+        at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
+        padded = 2**fit.depth * -(-cell.size // 2**fit.depth)  # every scale halves the side
+        # z and the skips are kept once or more, at the sizes of their scales
+        extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)
+        needs.append(
+            at_once * (each * _channels(fit.filters) + extra) * padded**2 + fit.runs * _weight_bytes(fit.filters)
+        )
+    if isinstance(config, SampleConfig | HybridConfig):
+        training = cell.training if cell.prior == "single" else None
+        widths = training.channels if training else BUNDLED_CHANNELS
+        needs.append(CALL * number * _channels(widths) * cell.size**2)
+        if training:
+            area = training.batch * (training.crop or cell.size) ** 2
+            needs.append(TRAINING * number * _channels(widths) * area + _weight_bytes(widths))
+    return max(needs) + PIXEL_BYTES * cell.size**2
+
+
+def _channels(widths: Sequence[int]) -> float:
+    """Channels a pixel of the image, all scales together."""
+    return sum(width / 4**scale for scale, width in enumerate(widths))
+
+
+def _weight_bytes(widths: Sequence[int]) -> float:
+    """Of the 3×3 convolutions within each scale, with what training keeps beside them; at least one a scale."""
+    return float(4 * STATES * sum(9 * width**2 for width in widths))
+
+
 @dataclass
 class _Run:
     """What a consumer of steps notes: the clock stands still while it scores."""
@@ -103,33 +163,105 @@ class _Run:
     every: int
     keep: int
     seconds: float = 0.0
+    count: int = -1
     trace: list[tuple[int, float, float, float]] = field(default_factory=list)
     frames: list[Tensor] = field(default_factory=list)
 
     def consume(self, steps: Iterator[Step]) -> Step:
-        count = -1
         start = compute.clock()
         step: Step | None = None
         for step in steps:
             self.seconds += compute.clock() - start
-            count += 1
-            if count % self.every == 0:
+            self.count += 1
+            if self.count % self.every == 0:
                 self._note(step)
-            if count % self.keep == 0:
+            if self.count % self.keep == 0:
                 self.frames.append(images.to_uint8(step.x0_hat))
             start = compute.clock()
         self.seconds += compute.clock() - start
         assert step is not None  # every method yields at least once
-        if self.trace[-1][0] != step.index or count % self.every != 0:
+        if self.trace[-1][0] != step.index or self.count % self.every != 0:
             self._note(step)
-        if count % self.keep != 0:
+        if self.count % self.keep != 0:
             self.frames.append(images.to_uint8(step.x0_hat))
         return step
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "noted.seconds": torch.tensor(self.seconds, dtype=torch.float64),
+            "noted.count": torch.tensor(self.count),
+            "noted.trace": torch.tensor(self.trace, dtype=torch.float64),
+            "noted.frames": torch.cat(self.frames),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.seconds, self.count = float(state["noted.seconds"]), int(state["noted.count"])
+        self.trace = [(int(i), s, p, q) for i, s, p, q in state["noted.trace"].tolist()]
+        self.frames = list(state["noted.frames"].split(1))
 
     def _note(self, step: Step) -> None:
         x0_hat = step.x0_hat.to(self.x_true.device)
         scores = metrics.psnr(x0_hat, self.x_true), metrics.ssim(x0_hat, self.x_true)
         self.trace.append((step.index, self.seconds, *scores))
+
+
+@dataclass
+class _Series:
+    """A number a step, and the seconds that the steps took, in whichever process."""
+
+    seconds: float = 0.0
+    values: list[float] = field(default_factory=list)
+
+    def consume(self, steps: Iterator[Yielded], value: Callable[[Yielded], float]) -> Yielded:
+        start = compute.clock()
+        step: Yielded | None = None
+        for step in steps:
+            self.seconds += compute.clock() - start
+            self.values.append(value(step))
+            start = compute.clock()
+        self.seconds += compute.clock() - start
+        assert step is not None  # no work is without a step
+        return step
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            "noted.seconds": torch.tensor(self.seconds, dtype=torch.float64),
+            "noted.values": torch.tensor(self.values, dtype=torch.float64),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.seconds, self.values = float(state["noted.seconds"]), state["noted.values"].tolist()
+
+
+class _Resumable(Protocol[Yielded]):
+    """`dip.Fitting` and `ddpm.Training`."""
+
+    @property
+    def ended(self) -> bool: ...
+    def __iter__(self) -> Iterator[Yielded]: ...
+    def state(self) -> dict[str, Tensor]: ...
+    def restore(self, state: Mapping[str, Tensor], /) -> None: ...
+
+
+def _resumed(
+    begin: Callable[[], _Resumable[Yielded]], checkpoint: store.Checkpoint, notes: _Run | _Series
+) -> Iterator[Yielded]:
+    """The steps of `begin()`, from where an earlier process left them; saved with the consumer's notes.
+
+    Every CHECKPOINT_SECONDS, so what takes less never pays for it; the consumer's clock does not count the saving.
+    """
+    work = begin()
+    if (state := checkpoint.load()) is not None:
+        work.restore(state)
+        notes.restore(state)
+    saved = time.perf_counter()
+    for step in work:
+        yield step
+        if time.perf_counter() - saved >= CHECKPOINT_SECONDS and not work.ended:
+            start = compute.clock()
+            checkpoint.save({**work.state(), **notes.state()})
+            notes.seconds -= compute.clock() - start
+            saved = time.perf_counter()
 
 
 @dataclass
@@ -153,9 +285,17 @@ def _warm_up() -> None:
         pass
 
 
+def _noting(x_true: Image, count: int) -> _Run:
+    """Notes on `count` steps or fewer."""
+    return _Run(x_true, max(1, count // TRACE_POINTS), max(1, count // FRAMES))
+
+
 def _watched(x_true: Image, count: int, steps: Iterator[Step]) -> tuple[_Run, Step, int]:
+    return _consumed(_noting(x_true, count), steps)
+
+
+def _consumed(run: _Run, steps: Iterator[Step]) -> tuple[_Run, Step, int]:
     _warm_up()
-    run = _Run(x_true, max(1, count // TRACE_POINTS), max(1, count // FRAMES))
     with compute.peak_memory() as peak:
         last = run.consume(steps)
     return run, last, peak.bytes
@@ -168,8 +308,10 @@ def _execute(config: Config, cell: Cell, x_true: Image, y: Measurement) -> _Outc
 
 @_execute.register
 def _(config: DIPConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
-    steps = dip.reconstruct(y, config, compute.generator(cell.seed, "dip"))
-    run, last, memory = _watched(x_true, config.iterations, steps)
+    begin = partial(dip.reconstruct, y, config, compute.generator(cell.seed, "dip"))
+    run = _noting(x_true, config.iterations)
+    checkpoint = store.Checkpoint(store.key(STORED_AS, _parameters(cell, x_true)))
+    run, last, memory = _consumed(run, _resumed(begin, checkpoint, run))
     assert isinstance(last, dip.Fit)
     extra = {"iterations": float(last.index + 1), "parameters": float(dip.parameters(config))}
     if last.rmse_hat is not None:
@@ -203,26 +345,41 @@ def _(config: SampleConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outco
 def _(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outcome:
     denoiser, training = prior_of(cell)
     schedule = NoiseSchedule.named(cell.schedule, cell.T)
-    # the fit is a cell of its own: cells that differ in the second half alone share it, its seconds included
-    first = run(Cell(cell.image, cell.size, cell.seed, config.dip, cell.task))
-    fit = dip.Fit(int(first.extra["iterations"]) - 1, 0, first.x0_hat, first.x0_hat, first.extra.get("rmse_hat"))
+    config = hybrid.settle(y, config)
+    start, fit = _started(config, cell, x_true, y)
     t_start = hybrid.choose_t(fit, schedule, config)
     draw = compute.generator(cell.seed, "sample")
     counted = _Counted(denoiser)
     steps = hybrid.denoise(fit, y, counted, schedule, config, draw)
     watched, last, memory = _watched(x_true, config.sample.steps, steps)
-    seconds = {"fit": first.seconds["fit"], "sample": watched.seconds}
-    trace = first.trace + [(i, s + first.seconds["fit"], p, q) for i, s, p, q in watched.trace]
+    trace = start.trace + [(i, s + start.seconds["fit"], p, q) for i, s, p, q in watched.trace]
+    psnr, ssim = start.trace[-1][2:]
     extra = {
         "training_seconds": training,
         "t_start": float(t_start),
-        "fit_psnr": first.psnr,
-        "fit_ssim": first.ssim,
-        "rmse": metrics.rmse_of(first.psnr),
+        "from_dip": float(config.start == "dip"),
+        "fit_psnr": psnr,
+        "fit_ssim": ssim,
+        "rmse": metrics.rmse_of(psnr),
         **({"rmse_hat": fit.rmse_hat} if fit.rmse_hat is not None else {}),
     }
-    frames = torch.cat([first.frames, *watched.frames])
-    return _Outcome(last.x0_hat, trace, frames, seconds, counted.calls, max(memory, first.memory), extra)
+    frames = torch.cat([start.frames, *watched.frames])
+    seconds = {"fit": start.seconds["fit"], "sample": watched.seconds}
+    return _Outcome(last.x0_hat, trace, frames, seconds, counted.calls, max(memory, start.memory), extra)
+
+
+def _started(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> tuple[_Outcome | Result, dip.Fit]:
+    """How the hybrid's first half went, and the image that it hands off; `config` is settled."""
+    if config.start == "dip":
+        # a cell of its own: cells that differ in the second half alone share it, its seconds included
+        first = run(Cell(cell.image, cell.size, cell.seed, config.dip, cell.task))
+        index = int(first.extra["iterations"]) - 1
+        return first, dip.Fit(index, 0, first.x0_hat, first.x0_hat, first.extra.get("rmse_hat"))
+    begun = hybrid.begin(y, config, compute.generator(cell.seed, "dip"))
+    watched, fit, memory = _watched(x_true, 1, begun)
+    assert isinstance(fit, dip.Fit)
+    outcome = _Outcome(fit.x0_hat, watched.trace, torch.cat(watched.frames), {"fit": watched.seconds}, 0, memory)
+    return outcome, fit
 
 
 class _Counted:
@@ -262,10 +419,11 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
     parameters = {"image": images.digest(x_true), "config": asdict(config), "seed": seed}
 
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
-        start, losses = time.perf_counter(), []
-        for step in ddpm.train([x_true], config, compute.generator(seed, "train")):
-            losses.append(step.loss)
-        return {"seconds": time.perf_counter() - start, "losses": losses}, step.denoiser.state_dict()
+        begin = partial(ddpm.train, [x_true], config, compute.generator(seed, "train"))
+        losses = _Series()
+        steps = _resumed(begin, store.Checkpoint(store.key("ddpm.train", parameters)), losses)
+        last = losses.consume(steps, lambda step: step.loss)
+        return {"seconds": losses.seconds, "losses": losses.values}, last.denoiser.state_dict()
 
     record, state = store.remember("ddpm.train", parameters, work)
     network = build(DenoisingUNet, torch.Generator(), channels=config.channels)
@@ -273,10 +431,13 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
     return compute.default().place(network.requires_grad_(False)), record["losses"], record["seconds"]
 
 
-def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_on: bool = False) -> Path:
+def train_bundled(
+    fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_on: bool = False, more: Sequence[Path] = ()
+) -> Path:
     """Train a bundled prior as the shipped one was, telling how it goes; the path of its weights file.
 
-    go_on: start from the shipped weights; the new file's record then holds theirs, as `before`.
+    go_on: start from the shipped weights; the new file's record then holds theirs, as `before`
+    more:  further photographs to train on, beside those that the dependencies carry
     A training that was stopped is taken up where it last saved its state, a minute of work ago at most.
     """
     before = priors.record(fold) if go_on else None
@@ -285,34 +446,42 @@ def train_bundled(fold: priors.Fold, config: TrainConfig, seed: int = 0, *, go_o
         "config": asdict(config),
         "seed": seed,
         "from": priors.weights_digest(fold) if go_on else None,
+        "more": [images.digest(images.load(path)) for path in more],
     }
     checkpoint = store.Checkpoint(store.key("experiment.train_bundled", parameters))
     draw = compute.generator(seed, f"bundled prior, fold {fold}")
-    training_images = priors.training_images(fold, draw)
-    training = ddpm.train(training_images, config, draw, priors.shipped(fold) if go_on else None)
-    spent = 0.0
-    if (state := checkpoint.load()) is not None:
-        training.restore(state)
-        spent = float(state["seconds"])
-    start = saved = time.perf_counter()
-    for step in training:
-        now = time.perf_counter()
+    training_images = priors.training_images(fold, draw, more)
+    begin = partial(ddpm.train, training_images, config, draw, priors.shipped(fold) if go_on else None)
+    losses = _Series()
+
+    def loss(step: ddpm.TrainStep) -> float:
         if step.index % 250 == 0:
-            print(f"step {step.index}, loss {step.loss:.4f}, {spent + now - start:.0f} s", file=sys.stderr, flush=True)
-        if now - saved >= CHECKPOINT_SECONDS:
-            passed = torch.tensor(spent + now - start, dtype=torch.float64)
-            checkpoint.save({**training.state(), "seconds": passed})
-            saved = now
+            print(f"step {step.index}, loss {step.loss:.4f}, {losses.seconds:.0f} s", file=sys.stderr, flush=True)
+        return step.loss
+
+    last = losses.consume(_resumed(begin, checkpoint, losses), loss)
     path = store.folder() / f"bundled_fold{fold}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    seconds = spent + time.perf_counter() - start
-    priors.save(path, training.averaged, fold, asdict(config), seed, seconds, before)
+    priors.save(path, last.denoiser, fold, asdict(config), seed, losses.seconds, before, more)
     checkpoint.remove()
     return path
 
 
 def run(cell: Cell) -> Result:
     """The cell's result: from the store where it is there, else computed and stored."""
+    return _result(_kept(cell))
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What the store holds of a cell."""
+
+    key: str
+    record: dict[str, Any]
+    arrays: dict[str, Tensor]
+
+
+def _kept(cell: Cell) -> _Kept:
     x_true = cell.x_true()
     parameters = _parameters(cell, x_true)
 
@@ -333,7 +502,7 @@ def run(cell: Cell) -> Result:
         }
         return record, {"x0_hat": outcome.x0_hat.float(), "frames": outcome.frames}
 
-    return _result(*store.remember("experiment.run", parameters, work))
+    return _Kept(store.key(STORED_AS, parameters), *store.remember(STORED_AS, parameters, work))
 
 
 def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
@@ -342,8 +511,11 @@ def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
 
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
         y = Measurement(target, operators.Identity(), 0.0)
-        fits = dip.reconstruct(y, config, compute.generator(seed, "dip"))
-        return {"psnr": [metrics.psnr(fit.x_t, target) for fit in fits]}, {}
+        begin = partial(dip.reconstruct, y, config, compute.generator(seed, "dip"))
+        curve = _Series()
+        steps = _resumed(begin, store.Checkpoint(store.key("experiment.fit_curve", parameters)), curve)
+        curve.consume(steps, lambda fit: metrics.psnr(fit.x_t, target))
+        return {"psnr": curve.values}, {}
 
     return list(store.remember("experiment.fit_curve", parameters, work)[0]["psnr"])
 
@@ -361,10 +533,14 @@ def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
     return content
 
 
-def _result(record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Result:
-    fields = {name: record[name] for name in record if name != "trace"}
-    trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
-    return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
+def _result(kept: _Kept) -> Result:
+    record, arrays = kept.record, kept.arrays
+    try:
+        fields = {name: record[name] for name in record if name != "trace"}
+        trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
+        return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
+    except (KeyError, TypeError, ValueError) as error:  # whole, but not written by `run`
+        raise InputError(f"store: {store.folder()} holds a result of another form ({error!r}); remove it") from error
 
 
 class Results(Sequence[tuple[Cell, Result]]):
@@ -460,49 +636,106 @@ def check_counts(**counts: int) -> None:
         require(whole and value >= 1, f"{name}: expected a whole number of 1 or more, got {value!r}")
 
 
-def sweep(cells: Iterable[Cell], client: Any = None, name: str = "") -> Results:
+class SweepError(RuntimeError):
+    """Cells of a sweep failed, or its scheduler was lost; what is done is stored."""
+
+
+def sweep(
+    cells: Iterable[Cell], client: Client | None = None, name: str = "", *, workers: int | None = None
+) -> Results:
     """Run every cell; all are checked before the first is computed, each is stored as it comes.
 
-    client: a dask.distributed Client to run them on; serial without one
-    name:   keep the list of these results as a collection, for `collected`
+    In this process, unless there are workers:
+
+    client:  a dask.distributed Client to run them on; else that of the scheduler that DIPDDPM_SCHEDULER names, by its
+             address or its file
+    workers: how many processes of one thread each to run them on here; else as many as WORKERS says
+    name:    keep the list of these results as a collection, for `collected`
+
+    The number of threads is part of a result's key, so workers store other results than this process on all cores; the
+    collection holds the keys under which they were stored. A cell that fails is recorded in the store's folder
+    `failed`, and named by the `SweepError` that is raised when the others are done. An `InputError` in this process, as
+    of a full disk, ends the sweep at once.
     """
     cells = tuple(cells)
+    if name:
+        store.check_name(name)
     for cell in cells:
         cell.check()
-    if client is None:
-        found = [run(cell) for cell in _announced(cells, name)]
-    else:
-        found = client.gather(client.map(run, cells, pure=False))
+    elsewhere = wanted(client, workers)
+    where = on_a_worker() if elsewhere else compute.default()
+    found: dict[int, _Kept] = {}
+    keys = [store.key(STORED_AS, _parameters(cell, cell.x_true()), where) for cell in cells]
+    if elsewhere:  # workers are started for what is missing only
+        found = {index: _Kept(key, *kept) for index, key in enumerate(keys) if (kept := store.get(key)) is not None}
+    missing = [index for index in range(len(cells)) if index not in found]
+    failures: dict[int, Failure] = {}
+    try:
+        asked = [cells[index] for index in missing]
+        with connected(client, workers if missing else 1) as workplace:
+            for place, outcome in _announced(outcomes(_kept, asked, workplace), len(asked), name):
+                index = missing[place]
+                if isinstance(outcome, Failure):
+                    if outcome.refused and workplace is None:
+                        raise InputError(outcome.error)
+                    failures[index] = outcome
+                    _keep_failure(keys[index], {**_plain(cells[index]), **asdict(outcome)})
+                    continue
+                found[index] = outcome
+                if (
+                    workplace is not None and store.get(outcome.key) is None
+                ):  # a worker elsewhere keeps its results there
+                    store.put(outcome.key, outcome.record, outcome.arrays)
+                _failure_path(outcome.key).unlink(missing_ok=True)
+    except LostScheduler:
+        raise SweepError(
+            f"{name or 'sweep'}: the scheduler was lost; {len(found)} of {len(cells)} cells are stored; start it again "
+            "and run this again for the rest"
+        ) from None
+    if failures:
+        said = "; ".join(f"{_named(cells[index])}: {failure.error}" for index, failure in sorted(failures.items()))
+        raise SweepError(
+            f"{name or 'sweep'}: {len(failures)} of {len(cells)} cells failed, the others are stored: {said}; "
+            f"tracebacks are in {store.folder() / 'failed'}; run this again to try them anew"
+        )
     if name:
-        _keep_collection(name, cells)
-    return Results(zip(cells, found, strict=True))
+        _keep_collection(name, cells, [found[index].key for index in range(len(cells))])
+    return Results((cell, _result(found[index])) for index, cell in enumerate(cells))
 
 
-def _announced(cells: Sequence[Cell], name: str) -> Iterator[Cell]:
-    """The cells with a terse line on stderr for each tenth of those that take long."""
-    start, told = time.perf_counter(), time.perf_counter()
-    for index, cell in enumerate(cells):
-        if time.perf_counter() - told > 20:
-            told = time.perf_counter()
-            left = (told - start) / index * (len(cells) - index)
-            print(f"{name or 'sweep'}: {index} of {len(cells)} cells, about {left:.0f} s left", file=sys.stderr)
-        yield cell
+def _announced(outcomes: Iterator[tuple[int, Any]], total: int, name: str) -> Iterator[tuple[int, Any]]:
+    """The outcomes, with progress where they take long: a bar in JupyterLab, a terse line now and then in batch."""
+    if "JPY_SESSION_NAME" in os.environ:  # set for the kernels that Jupyter's server starts, not for papermill's
+        from tqdm.notebook import tqdm  # here, since the library alone does without notebooks
+
+        yield from tqdm(outcomes, total=total, desc=name or "sweep", unit="cell", delay=2, leave=False)
+        return
+    start = told = time.perf_counter()
+    for done, outcome in enumerate(outcomes, 1):
+        yield outcome
+        now = time.perf_counter()
+        if now - told > TELL_SECONDS and done < total:
+            told = now
+            left = (now - start) / done * (total - done)
+            print(f"{name or 'sweep'}: {done} of {total} cells, about {left:.0f} s left", file=sys.stderr, flush=True)
 
 
-def _collection_path(name: str) -> Path:
-    return store.folder() / "collections" / f"{name}.json"
+def _named(cell: Cell) -> str:
+    return f"{cell.image} {cell.size}², {cell.task or 'clean'}, {cell.label or cell.method}, seed {cell.seed}"
 
 
-def _keep_collection(name: str, cells: Sequence[Cell]) -> None:
-    entries = []
-    for cell in cells:
-        key = store.key("experiment.run", _parameters(cell, cell.x_true()))
-        entries.append({"key": key, "cell": asdict(cell), "config": type(cell.config).__name__})
-    _write_collection(name, {"source": store.source_digest(), "entries": entries})
+def _plain(cell: Cell) -> dict[str, Any]:
+    """The cell as JSON values; `_cell` reads them."""
+    return {"cell": asdict(cell), "config": type(cell.config).__name__}
 
 
-def _write_collection(name: str, content: Any) -> None:
-    path = _collection_path(name)
+def _failure_path(key: str) -> Path:
+    return store.folder() / "failed" / f"{key}.json"
+
+
+def _keep_failure(key: str, content: Any) -> None:
+    """JSON that people read, whole or not at all."""
+    path = _failure_path(key)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         scratch = path.with_suffix(f".tmp-{os.getpid()}")
@@ -512,22 +745,19 @@ def _write_collection(name: str, content: Any) -> None:
         raise InputError(f"store: cannot write to {path.parent} ({error.strerror or error})") from error
 
 
-def _read_collection(name: str) -> Any:
-    """What was written under this name; None where nothing reads as JSON."""
-    try:
-        return json.loads(_collection_path(name).read_text())
-    except (OSError, ValueError):
-        return None
+def _keep_collection(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> None:
+    entries = [{"key": key, **_plain(cell)} for key, cell in zip(keys, cells, strict=True)]
+    store.write_list(name, {"source": store.source_digest(), "entries": entries})
 
 
 def note(name: str, **numbers: float) -> None:
     """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
-    _write_collection(f"{name}.numbers", {"source": store.source_digest(), "numbers": numbers})
+    store.write_list(f"{name}.numbers", {"source": store.source_digest(), "numbers": numbers})
 
 
 def _of_this_source(name: str) -> dict[str, Any]:
     """A collection, unless the library has changed since: then its numbers are no longer this library's."""
-    kept = _read_collection(name)
+    kept = store.read_list(name)
     current = isinstance(kept, dict) and kept.get("source") == store.source_digest()
     return kept if current else {}
 
@@ -540,7 +770,7 @@ def noted(name: str) -> dict[str, float]:
 def collected(name: str) -> Results:
     """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead."""
     found = [(entry, store.get(entry["key"])) for entry in _of_this_source(name).get("entries", ())]
-    pairs = [(_cell(entry), _result(*kept)) for entry, kept in found if kept is not None]
+    pairs = [(_cell(entry), _result(_Kept(entry["key"], *kept))) for entry, kept in found if kept is not None]
     return Results(pairs if len(pairs) == len(found) else ())
 
 

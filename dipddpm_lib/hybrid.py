@@ -1,4 +1,4 @@
-"""DIP+DDPM: DIP's image, handed to the reverse process at 0 < t < T."""
+"""DIP+DDPM: DIP's image, or a better start where there is one, handed to the reverse process at 0 < t < T."""
 
 from __future__ import annotations
 
@@ -9,28 +9,34 @@ from typing import Literal
 
 import torch
 
-from . import compute, dip
+from . import classical, compute, dip
+from .classical import ClassicalConfig
 from .ddpm import SampleConfig, sample
 from .dip import DIPConfig, Fit
+from .operators import Identity, Inpainting, pseudo_inverse
 from .schedules import NoiseSchedule
-from .types import Denoiser, Image, InputError, Measurement, Step, require
+from .types import Denoiser, Image, InputError, Measurement, Step, check_fields, require
 
 HandOff = Literal["calibrated", "renoise"]
+Start = Literal["auto", "dip", "classical", "measurement"]
 
 
 @dataclass(frozen=True)
 class HybridConfig:
     """The recommended setting, the same for every task.
 
+    start:       the image that the reverse process starts from: "dip"; "classical" (`classical.reconstruct`);
+                 "measurement" (A⁺y); "auto" asks the measurement, see `settle`
     t_start:     where the reverse process starts; None chooses it without labels: σ_t = rho · RMSE, with the
-                 RMSE of DIP's image estimated on held-out measurements
-    rho:         how much wider than DIP's own error the denoiser is told the noise is
+                 start's RMSE estimated on held-out measurements
+    rho:         how much wider than the start's own error the denoiser is told the noise is
     consistency: move every x̂_0 to agree with the measurement (off for protocol A, where y is the target itself)
     """
 
     dip: DIPConfig = field(default_factory=lambda: replace(DIPConfig.fast(iterations=200), runs=2))
     sample: SampleConfig = field(default_factory=lambda: SampleConfig(steps=8))
     kind: HandOff = "calibrated"
+    start: Start = "auto"
     t_start: int | None = None
     rho: float = 4.0
     consistency: bool = True
@@ -41,13 +47,47 @@ class HybridConfig:
         return cls(dip=replace(DIPConfig.fast(iterations=60), runs=2))
 
     def __post_init__(self) -> None:
-        require(self.kind in ("calibrated", "renoise"), f"kind: expected calibrated or renoise, got {self.kind!r}")
+        check_fields(self)
         require(self.rho > 0, f"rho: expected a factor above 0, got {self.rho}")
         require(self.t_start is None or self.t_start >= 0, f"t_start: expected 0 … T or None, got {self.t_start}")
         require(
             self.t_start is not None or self.dip.held_out > 0,
             "t_start = None needs DIP's error: set dip.held_out above 0, or give t_start",
         )
+
+
+def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
+    """The configuration with its start chosen for this measurement.
+
+    Where y is the image under white noise, √ᾱ y is a state of the forward process itself, at σ_t = σ_y: one call of
+    the denoiser gives the posterior mean, and no fit and no further step brings it nearer. Where pixels are missing,
+    biharmonic inpainting is as good a start as DIP and much cheaper. Everywhere else it is DIP. A configuration that
+    names its start or its t_start, or asks for no consistency with y, is left as it is.
+    """
+    if config.start != "auto":
+        return config
+    if not config.consistency or config.t_start is not None:
+        return replace(config, start="dip")
+    if isinstance(measurement.operator, Identity) and measurement.sigma_y > 0:
+        return replace(config, start="measurement", sample=replace(config.sample, steps=1), rho=1.0, consistency=False)
+    return replace(config, start="classical" if isinstance(measurement.operator, Inpainting) else "dip")
+
+
+def begin(measurement: Measurement, config: HybridConfig, generator: torch.Generator) -> Iterator[Fit]:
+    """What the reverse process starts from, for a settled configuration: DIP's fits, or one image with its RMSE."""
+    if config.start == "dip":
+        yield from dip.reconstruct(measurement, config.dip, generator)
+        return
+    if config.start == "measurement":
+        image, rmse_hat = pseudo_inverse(measurement), None
+        if isinstance(measurement.operator, Identity):
+            rmse_hat = measurement.sigma_y
+    else:
+        *_, step = classical.reconstruct(measurement, ClassicalConfig())
+        image, rmse_hat = step.x0_hat, None
+        if config.t_start is None:
+            rmse_hat = classical.held_out_rmse(measurement, ClassicalConfig(), config.dip.held_out, generator)
+    yield Fit(0, 0, image, image, rmse_hat)
 
 
 def hand_off(
@@ -75,12 +115,12 @@ def hand_off(
 
 
 def choose_t(fit: Fit, schedule: NoiseSchedule, config: HybridConfig) -> int:
-    """Where to start: what the configuration says, or the t with σ_t = rho · RMSE of the fit."""
+    """Where to start: what the configuration says, or the t with σ_t = rho · RMSE of the start."""
     if config.t_start is not None:
         schedule.check_t(config.t_start, "t_start")
         return config.t_start
     if fit.rmse_hat is None:
-        raise InputError("t_start: the fit carries no error estimate; hold out measurements, or give t_start")
+        raise InputError("t_start: the start carries no error estimate; hold out measurements, or give t_start")
     return schedule.t_at_sigma(config.rho * fit.rmse_hat)
 
 
@@ -92,7 +132,7 @@ def denoise(
     config: HybridConfig,
     generator: torch.Generator,
 ) -> Iterator[Step]:
-    """The second half: hand off `fit` and run the reverse process, after a first step that is DIP's image itself."""
+    """The second half: hand off `fit` and run the reverse process, after a first step that is the start itself."""
     yield Step(fit.index, 0, fit.x0_hat, fit.x0_hat)
     t_start = choose_t(fit, schedule, config)
     if t_start == 0:
@@ -110,15 +150,16 @@ def reconstruct(
     config: HybridConfig,
     generator: torch.Generator,
 ) -> Iterator[Step]:
-    """DIP's steps at t = 0, then the reverse process from t_start; the last step holds the result.
+    """The start's steps at t = 0 (DIP's, unless `settle` knows better), then the reverse process from t_start.
 
-    Both halves draw from streams of their own, derived from `generator`.
+    The last step holds the result. Both halves draw from streams of their own, derived from `generator`.
     """
     if config.t_start is not None:
         schedule.check_t(config.t_start, "t_start")  # before the fit, not after it
+    config = settle(measurement, config)
     seed = int(torch.randint(2**48, (), generator=generator))
     fit: Fit | None = None
-    for fit in dip.reconstruct(measurement, config.dip, compute.generator(seed, "dip")):
+    for fit in begin(measurement, config, compute.generator(seed, "dip")):
         yield fit
     assert fit is not None  # DIPConfig holds at least one iteration
     yield from denoise(fit, measurement, denoiser, schedule, config, compute.generator(seed, "sample"))

@@ -76,6 +76,10 @@ def _shape(size: Size) -> tuple[int, int]:
         len(sides) == 2 and all(type(side) is int and side >= SMALLEST_SIDE for side in sides),
         f"size: expected a side or (height, width), whole numbers of {SMALLEST_SIDE} pixels or more, got {size!r}",
     )
+    require(
+        sides[0] * sides[1] <= LARGEST_PIXELS,
+        f"size: expected at most {LARGEST_PIXELS:,} pixels, got {sides[0]} × {sides[1]}: make it smaller",
+    )
     return sides[0], sides[1]
 
 

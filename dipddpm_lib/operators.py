@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -250,26 +251,78 @@ TASKS: dict[str, str] = {
 """The nine tasks of protocol B."""
 
 
+@dataclass(frozen=True)
+class Strength:
+    """What the strength of a kind of degradation counts, within which bounds, and what is usual."""
+
+    counts: str
+    low: int | float
+    high: int | float
+    usual: int | float
+    whole: bool = False
+
+    def check(self, kind: str, value: int | float) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(
+            number and self.low <= value <= self.high and (not self.whole or float(value).is_integer()),
+            f"strength of {kind}: expected a {'whole ' if self.whole else ''}number from {self.low:g} to {self.high:g} "
+            f"({self.counts}), got {value!r}",
+        )
+
+
+DEGRADATIONS: dict[str, Strength] = {
+    "denoise": Strength("σ of the noise in grey values, 255 of them", 1, 255, 50),
+    "inpaint": Strength("% of the pixels missing", 1, 99, 50),
+    "holes": Strength("square holes", 1, 20, 6, whole=True),
+    "super": Strength("times smaller", 2, 16, 4, whole=True),
+    "deblur": Strength("σ of the blur in pixels, for a side of 128", 0.1, 10, 1.6),
+    "compressive": Strength("% of the DCT coefficients kept", 1, 100, 10),
+    "fourier": Strength("one Fourier row kept of so many", 1, 16, 4, whole=True),
+}
+"""The kinds of degradation; `TASKS` are nine points of them."""
+
+_KINDS = {
+    "denoise_25": ("denoise", 25.0),
+    "denoise_50": ("denoise", 50.0),
+    "inpaint_50": ("inpaint", 50.0),
+    "inpaint_90": ("inpaint", 90.0),
+    "holes": ("holes", 6.0),
+    "super_x4": ("super", 4.0),
+    "deblur": ("deblur", 1.6),
+    "compressive_10": ("compressive", 10.0),
+    "fourier_x4": ("fourier", 4.0),
+}
+
+
 def task(name: str, height: int, width: int, generator: torch.Generator) -> tuple[LinearOperator, float]:
     """The operator and the noise sigma_y of one of `TASKS`; what is random in it comes from `generator`."""
     require(name in TASKS, f"task: expected one of {', '.join(TASKS)}, got {name!r}")
+    return degradation(*_KINDS[name], height, width, generator)
+
+
+def degradation(
+    kind: str, strength: int | float, height: int, width: int, generator: torch.Generator
+) -> tuple[LinearOperator, float]:
+    """The operator and the noise sigma_y of one of `DEGRADATIONS` at any strength; `task` fixes nine of them."""
+    require(kind in DEGRADATIONS, f"task: expected one of {', '.join(DEGRADATIONS)}, got {kind!r}")
+    DEGRADATIONS[kind].check(kind, strength)
     size = (height, width)
     faint = 2 * 2 / 255  # a standard deviation of 2 grey values, as a good sensor has
-    if name.startswith("denoise"):
-        return Identity(), 2 * int(name[-2:]) / 255
-    if name.startswith("inpaint"):
-        return Inpainting(torch.rand(size, generator=generator) >= int(name[-2:]) / 100), 0.0
-    if name == "holes":
-        return Inpainting(_holes(size, generator)), 0.0
-    if name == "super_x4":
-        return Downsampling(4), 0.0
-    if name == "deblur":
+    if kind == "denoise":
+        return Identity(), 2 * strength / 255
+    if kind == "inpaint":
+        return Inpainting(torch.rand(size, generator=generator) >= strength / 100), 0.0
+    if kind == "holes":
+        return Inpainting(_holes(size, int(strength), generator)), 0.0
+    if kind == "super":
+        return Downsampling(int(strength)), 0.0
+    if kind == "deblur":
         # wide enough to lose the fine detail, at every size the same share of the frame
-        return Blur(_gaussian_kernel(1.6 * min(size) / 128)), faint
-    if name == "compressive_10":
+        return Blur(_gaussian_kernel(strength * min(size) / 128)), faint
+    if kind == "compressive":
         signs = torch.where(torch.rand(size, generator=generator) < 0.5, -1.0, 1.0)
-        return Compressive(signs, torch.rand(size, generator=generator) < 0.1), 0.0
-    return Fourier(_fourier_rows(size, generator)), 0.0
+        return Compressive(signs, torch.rand(size, generator=generator) < strength / 100), 0.0
+    return Fourier(_fourier_rows(size, int(strength), generator)), 0.0
 
 
 def _gaussian_kernel(sigma: float) -> Tensor:
@@ -279,11 +332,11 @@ def _gaussian_kernel(sigma: float) -> Tensor:
     return kernel / kernel.sum()
 
 
-def _holes(size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Six squares with sides of an eighth to a fifth of the frame are missing."""
+def _holes(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+    """Squares with sides of an eighth to a fifth of the frame are missing."""
     mask = torch.ones(size, dtype=torch.bool)
     short = min(size)
-    for _ in range(6):
+    for _ in range(count):
         u, v, w = torch.rand(3, generator=generator).tolist()
         side = round(short * (1 / 8 + u * (1 / 5 - 1 / 8)))
         top, left = int(v * (size[0] - side)), int(w * (size[1] - side))
@@ -291,10 +344,10 @@ def _holes(size: tuple[int, int], generator: torch.Generator) -> Tensor:
     return mask
 
 
-def _fourier_rows(size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """A quarter of the rows: the lowest eighth of those kept at the centre, the rest at random (Lustig et al. 2007)."""
+def _fourier_rows(size: tuple[int, int], factor: int, generator: torch.Generator) -> Tensor:
+    """One row of `factor`: the lowest eighth of those kept at the centre, the rest at random (Lustig et al. 2007)."""
     height = size[0]
-    kept = max(1, height // 4)
+    kept = max(1, height // factor)
     low = max(1, kept // 4)
     frequency = np.abs(np.fft.fftfreq(height))
     order = np.argsort(frequency, kind="stable")

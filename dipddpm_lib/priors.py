@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -30,6 +30,7 @@ HELD_OUT: dict[int, tuple[str, ...]] = {1: ("astronaut", "coffee"), 2: ("chelsea
 """Each fold's prior is trained without these and scored on them."""
 
 THUMB = 64
+LARGEST_BYTES = 2**28  # of a weights file; those shipped have a few MB
 SEEN = 0.87
 """Similarity from which a target counts as seen. Different photographs stay under 0.84, copies above 0.9 (tests)."""
 
@@ -40,14 +41,17 @@ def training_names(fold: Fold) -> tuple[str, ...]:
     return tuple(name for name in images.photographs() if name not in HELD_OUT[fold])
 
 
-def training_images(fold: Fold, generator: torch.Generator) -> list[Image]:
+def training_images(fold: Fold, generator: torch.Generator, more: Sequence[Path] = ()) -> list[Image]:
     """Every training photograph at several scales, and dead leaves coloured from them (a fifth of the list).
 
     The scales bring whole scenes as well as textures into a 64-pixel crop.
+
+    more: further photographs that both folds train on
     """
     out = []
-    for name in training_names(fold):
-        photograph = images.load(name)
+    sources: tuple[str | Path, ...] = (*training_names(fold), *more)
+    for source in sources:
+        photograph = images.load(source)
         height, width = photograph.shape[-2:]
         for side in (80, 112, 160, 224):
             scale = side / min(height, width)
@@ -56,7 +60,7 @@ def training_images(fold: Fold, generator: torch.Generator) -> list[Image]:
     return out + [dead_leaves(128, out, generator) for _ in range(len(out) // 4)]
 
 
-def dead_leaves(size: int, palette: list[Image], generator: torch.Generator) -> Image:
+def dead_leaves(size: int, palette: Sequence[Tensor], generator: torch.Generator) -> Image:
     """Random discs that hide one another, radii with density ∝ r⁻³, colours from photographs (Lee et al. 2001)."""
     rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
     source = palette[int(torch.randint(len(palette), (), generator=generator))].flatten(2)[0]
@@ -79,15 +83,18 @@ def save(
     seed: int,
     seconds: float,
     before: dict[str, Any] | None = None,
+    more: Sequence[Path] = (),
 ) -> None:
     """Half-precision weights, thumbnails of all that was trained on, and the record; `training` is its TrainConfig.
 
-    before: the record of the weights that this training went on from.
+    before: the record of the weights that this training went on from
+    more:   further photographs that it was trained on, known by their files' names
     """
     tensors = {f"weights.{k}": v.detach().cpu().half().contiguous() for k, v in denoiser.state_dict().items()}
     digests = {}
-    for name in training_names(fold):
-        photograph = images.load(name)
+    sources = {name: name for name in training_names(fold)} | {path.name: path for path in more}
+    for name, source in sources.items():
+        photograph = images.load(source)
         digests[name] = images.digest(photograph)
         tensors[f"thumb.{name}"] = torch.from_numpy((_thumb(photograph) * 255).round().astype(np.uint8))
     record = {
@@ -115,8 +122,18 @@ def weights_digest(fold: Fold) -> str:
     return _digest(_weights(fold))
 
 
+def _check_file(path: Path) -> None:
+    """Before a byte of it is read."""
+    require(
+        path.is_file() and path.stat().st_size <= LARGEST_BYTES,
+        f"prior: {path} is not a weights file of this library (expected a file of at most {LARGEST_BYTES:,} bytes); "
+        "install it anew",
+    )
+
+
 @cache
 def _digest(path: Path) -> str:
+    _check_file(path)
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
@@ -131,6 +148,7 @@ def _weights(fold: Fold) -> Path:
 
 @cache
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    _check_file(path)
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
@@ -269,8 +287,17 @@ def load_fold(fold: Fold) -> DenoisingUNet:
 def shipped(fold: Fold) -> DenoisingUNet:
     """One fold's prior in float32, as its file holds it, on the CPU: what a training goes on from."""
     record, tensors = _read(_weights(fold))
-    network = build(DenoisingUNet, torch.Generator(), channels=tuple(record["channels"]))
     state = {k.removeprefix("weights."): v.float() for k, v in tensors.items() if k.startswith("weights.")}
+    try:
+        channels = tuple(record["channels"])
+        if not channels or any(type(c) is not int or c < 1 for c in channels):
+            raise ValueError(f"widths {channels!r}")
+        with torch.device("meta"):  # what the file says of itself takes no memory until its weights bear it out
+            DenoisingUNet(channels).load_state_dict(state, assign=True)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        cause = str(error).partition("\n")[0]
+        raise InputError(f"prior: {_weights(fold)} does not hold the weights that it names ({cause})") from error
+    network = build(DenoisingUNet, torch.Generator(), channels=channels)
     network.load_state_dict(state)
     return network.requires_grad_(False)
 

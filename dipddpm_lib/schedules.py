@@ -15,13 +15,14 @@ from .types import Image, require
 ScheduleName = Literal["linear", "cosine", "sigmoid"]
 SpacingKind = Literal["uniform", "quadratic", "karras", "adaptive"]
 
+LARGEST_T = 1_000_000  # a schedule is held whole
 DATA_STD = 0.5  # standard deviation of photographs in [-1, 1] (Karras et al. 2022, table 1)
 
 
 def _check_T(T: int) -> None:
     require(
-        isinstance(T, int) and not isinstance(T, bool) and T >= 2,
-        f"T counts the steps of the diffusion: expected a whole number of 2 or more, got {T!r}",
+        type(T) is int and 2 <= T <= LARGEST_T,
+        f"T counts the steps of the diffusion: expected a whole number from 2 to {LARGEST_T:,}, got {T!r}",
     )
 
 

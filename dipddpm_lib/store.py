@@ -1,7 +1,8 @@
 """Content-addressed results on disk: a record in JSON and arrays in safetensors, one folder a key.
 
 Nothing wrong is served: a folder appears whole by a rename, its files are checked by SHA-256 when read, and what fails
-the check is moved to `quarantine` and computed anew.
+the check is moved to `quarantine` and computed anew. Whoever wrote a store is not trusted: files are opened without
+following links and measured before they are read, and names lead nowhere but into the folder.
 """
 
 from __future__ import annotations
@@ -10,11 +11,14 @@ import ast
 import hashlib
 import json
 import os
+import re
 import shutil
+import stat
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -25,10 +29,15 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from . import compute
-from .types import InputError
+from .compute import Compute
+from .types import InputError, require
 
-STALE_SECONDS = 6 * 3600
-# what a result depends on: layers 0-2, but for `adapters`, through which no stored result is made
+STALE_SECONDS = 6 * 3600  # what a killed writer left
+ABANDONED_SECONDS = 30 * 24 * 3600  # a checkpoint that nobody has taken up; work under way renews its own
+LARGEST = {"record.json": 2**26, "arrays.safetensors": 2**32, "sums.json": 2**12}
+"""Bytes that a file may have: what is larger is not read. A result has up to 51 a pixel, most of them its film's."""
+ROOM = 2**16  # bytes that must go onto the disk before a computation is begun
+# what a result depends on: layers 0-2, but for `adapters` and `tiles`, through which no stored result is made
 SOURCES = (
     *("types", "images", "compute", "schedules", "operators", "networks", "metrics", "priors", "optimise"),
     *("dip", "ddpm", "hybrid", "classical"),
@@ -61,9 +70,12 @@ def source_digest() -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def key(function: str, parameters: Mapping[str, Any]) -> str:
-    """SHA-256 of canonical JSON: function, parameters, source, torch, threads, dtype, device."""
-    made_by = compute.default()
+def key(function: str, parameters: Mapping[str, Any], made_by: Compute | None = None) -> str:
+    """SHA-256 of canonical JSON: function, parameters, source, torch, threads, dtype, device.
+
+    made_by: where it is computed; here unless given
+    """
+    made_by = made_by or compute.default()
     content = {
         "function": function,
         "parameters": parameters,
@@ -73,6 +85,35 @@ def key(function: str, parameters: Mapping[str, Any]) -> str:
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_name(name: str) -> str:
+    """A name of a file inside the store, and of nothing elsewhere."""
+    require(
+        re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,199}", name) is not None,
+        f"store: expected a name of up to 200 letters, digits and . _ -, got {name[:80]!r}",
+    )
+    return name
+
+
+def _place(name: str) -> Path:
+    """A folder of the store that is made where it is missing; never one elsewhere, at the end of a link."""
+    place = folder() / name
+    place.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink():
+        raise OSError(f"{place} is a link")
+    return place
+
+
+def _read(path: Path, largest: int) -> bytes:
+    """A regular file's content; ValueError where it is a link, a device or larger than it may be."""
+    # a pipe would let its reader wait for ever
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > largest:
+            raise ValueError(f"{path.name} is no file of at most {largest:,} bytes")
+        return file.read(largest)
 
 
 def _sync(path: Path) -> None:
@@ -86,6 +127,7 @@ def _sync(path: Path) -> None:
 def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> None:
     """Store a record and its arrays; a second writer of the same key changes nothing."""
     root = folder()
+    target = root / check_name(key)
     try:
         root.mkdir(parents=True, exist_ok=True)
         _collect_stale(root)
@@ -101,9 +143,9 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
             }
             for name, data in contents.items():
                 (scratch / name).write_bytes(data)
-                _sync(scratch / name)
-            _sync(scratch)
-            target = root / key
+            # at once: a file system writes several to its journal in the time of one
+            with ThreadPoolExecutor(len(contents) + 1) as pool:
+                list(pool.map(_sync, (*(scratch / name for name in contents), scratch)))
             try:
                 scratch.rename(target)
             except OSError:
@@ -118,14 +160,16 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
 
 def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """The record and arrays under `key`, or None where there are none that pass their check."""
-    path = folder() / key
-    if not path.is_dir():
+    path = folder() / check_name(key)
+    if not path.is_dir() and not path.is_symlink():
         return None
     try:
-        sums = json.loads((path / "sums.json").read_bytes())
-        contents = {name: (path / name).read_bytes() for name in ("record.json", "arrays.safetensors")}
-        for name, data in contents.items():
-            if hashlib.sha256(data).hexdigest() != sums[name]:
+        if path.is_symlink():
+            raise ValueError("it is a link")
+        contents = {name: _read(path / name, largest) for name, largest in LARGEST.items()}
+        sums = json.loads(contents["sums.json"])
+        for name in ("record.json", "arrays.safetensors"):
+            if hashlib.sha256(contents[name]).hexdigest() != sums[name]:
                 raise ValueError(f"{name} differs from its SHA-256")
         return json.loads(contents["record.json"]), load_tensors(contents["arrays.safetensors"])
     except Exception as error:  # whatever is wrong with the files, the answer is to compute anew
@@ -136,60 +180,100 @@ def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
 def remember(
     function: str, parameters: Mapping[str, Any], work: Callable[[], tuple[Mapping[str, Any], Mapping[str, Tensor]]]
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What `work()` returned for these parameters: read from the store, or computed now and kept."""
+    """What `work()` returned for these parameters: read from the store, or computed now and kept.
+
+    The `Checkpoint` that work may have left under this key goes once the result is there.
+    InputError, before any computing, where the store cannot be written.
+    """
     name = key(function, parameters)
     if (found := get(name)) is not None:
         return found
+    _check_room()
     record, arrays = work()
     put(name, record, arrays)
+    Checkpoint(name).remove()
     # through JSON, so that the first answer has the types of every later one
     return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
 
 
-class Checkpoint:
-    """Where an unfinished work stands, under the key of its result: one file, replaced as a whole, checked when read.
+class _Kept:
+    """One file that is replaced as a whole and checked when read: its content after its SHA-256.
 
-    What fails the check is moved to `quarantine`, and the work begins anew.
+    What fails the check is moved to `quarantine`, and counts as not there.
     """
 
-    def __init__(self, key: str):
-        self.path = folder() / "unfinished" / f"{key}.checkpoint"
+    def __init__(self, place: str, name: str, largest: int):
+        self.place, self.largest = place, largest
+        self.path = folder() / place / check_name(name)
 
-    def save(self, state: Mapping[str, Tensor]) -> None:
-        data = save_tensors({name: value.detach().cpu().contiguous() for name, value in state.items()})
+    def write(self, data: bytes) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, scratch = tempfile.mkstemp(dir=self.path.parent, prefix="tmp-")
+            place = _place(self.place)
+            descriptor, scratch = tempfile.mkstemp(dir=place, prefix="tmp-")
             try:
                 with os.fdopen(descriptor, "wb") as file:
-                    file.write(hashlib.sha256(data).digest() + data)
+                    file.write(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
                     file.flush()
                     os.fsync(file.fileno())
                 Path(scratch).replace(self.path)
             finally:
                 Path(scratch).unlink(missing_ok=True)
-            _sync(self.path.parent)
+            _sync(place)
         except OSError as error:
             raise _unwritable(error) from error
 
-    def load(self) -> dict[str, Tensor] | None:
-        """What was saved last, or None."""
+    def read(self, parse: Callable[[bytes], Any]) -> Any:
+        """What `parse` makes of the content that was written last; None where there is none."""
         try:
-            content = self.path.read_bytes()
-        except FileNotFoundError:
-            return None
-        digest, data = content[:32], content[32:]
-        try:
-            if hashlib.sha256(data).digest() != digest:
+            digest, _, data = _read(self.path, self.largest).partition(b"\n")
+            if hashlib.sha256(data).hexdigest().encode() != digest:
                 raise ValueError("it differs from its SHA-256")
-            return load_tensors(data)
-        except Exception as error:
+            return parse(data)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except Exception as error:  # whatever is wrong with the file
             _quarantine(self.path, error)
             return None
+
+
+class Checkpoint:
+    """Where an unfinished work stands, under the key of its result; where it is damaged, the work begins anew."""
+
+    def __init__(self, key: str):
+        self._kept = _Kept("unfinished", f"{key}.checkpoint", LARGEST["arrays.safetensors"])
+        self.path = self._kept.path
+
+    def save(self, state: Mapping[str, Tensor]) -> None:
+        self._kept.write(save_tensors({name: value.detach().cpu().contiguous() for name, value in state.items()}))
+
+    def load(self) -> dict[str, Tensor] | None:
+        """What was saved last, or None."""
+        return self._kept.read(load_tensors)
 
     def remove(self) -> None:
         """The work is done."""
         self.path.unlink(missing_ok=True)
+
+
+def write_list(name: str, content: Any) -> None:
+    """Keep JSON values under a name, in place of those before: which results belong together, numbers of them."""
+    _Kept("collections", f"{name}.json", LARGEST["record.json"]).write(json.dumps(content, sort_keys=True).encode())
+
+
+def read_list(name: str) -> Any:
+    """What was kept under this name; None where there is nothing that passes its check."""
+    return _Kept("collections", f"{name}.json", LARGEST["record.json"]).read(json.loads)
+
+
+def _check_room() -> None:
+    """Refuse a folder that cannot be written, and a disk that is full, before hours of work and not after them."""
+    try:
+        root = folder()
+        root.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=root, buffering=0) as file:
+            file.write(bytes(ROOM))
+    except OSError as error:
+        raise _unwritable(error) from error
 
 
 def _unwritable(error: OSError) -> InputError:
@@ -200,9 +284,8 @@ def _unwritable(error: OSError) -> InputError:
 
 
 def _quarantine(path: Path, error: Exception) -> None:
-    place = folder() / "quarantine" / f"{path.name}-{time.time_ns()}"
     try:
-        place.parent.mkdir(exist_ok=True)
+        place = _place("quarantine") / f"{path.name}-{time.time_ns()}"
         path.rename(place)
     except OSError:
         return  # another process was faster, or one may only read here
@@ -210,13 +293,18 @@ def _quarantine(path: Path, error: Exception) -> None:
 
 
 def _collect_stale(root: Path) -> None:
-    """Remove what killed writers left, once it is too old to be anybody's."""
-    for scratch in (*root.glob("tmp-*"), *(root / "unfinished").glob("tmp-*")):
-        try:
-            if time.time() - scratch.stat().st_mtime > STALE_SECONDS:
-                if scratch.is_dir():
-                    shutil.rmtree(scratch, ignore_errors=True)
+    """Remove what killed writers left and checkpoints of abandoned work, once they are too old to be anybody's."""
+    left_by_killed = ("tmp-*", "unfinished/tmp-*", "collections/tmp-*")
+    ages = {**dict.fromkeys(left_by_killed, STALE_SECONDS), "unfinished/*.checkpoint": ABANDONED_SECONDS}
+    for pattern, oldest in ages.items():
+        for left in root.glob(pattern):
+            try:
+                found = left.lstat()
+                if time.time() - found.st_mtime <= oldest:
+                    continue
+                if stat.S_ISDIR(found.st_mode):
+                    shutil.rmtree(left, ignore_errors=True)
                 else:
-                    scratch.unlink(missing_ok=True)
-        except OSError:
-            continue
+                    left.unlink()
+            except OSError:
+                continue  # another process was faster, or one may only read here

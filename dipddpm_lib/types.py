@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, Protocol, Union, get_args, get_origin, get_type_hints, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -22,6 +24,52 @@ def require(condition: bool, message: str) -> None:
     """Raise `InputError(message)` unless `condition` holds."""
     if not condition:
         raise InputError(message)
+
+
+def check_type(name: str, value: object, kind: Any) -> None:
+    """Refuse a value that is not of its annotated type; no bool is a number, and every number is finite."""
+    shown = " ".join(repr(value).split())
+    require(_fits(value, kind), f"{name}: expected {_words(kind)}, got {shown[:80]}")
+
+
+def check_fields(config: Any) -> None:
+    """The same for every field of a dataclass: annotations alone hold nobody from passing "32" or NaN."""
+    for name, kind in _annotations(type(config)).items():  # type: ignore[arg-type]  # a class is hashable
+        check_type(name, getattr(config, name), kind)
+
+
+@cache
+def _annotations(kind: Any) -> dict[str, Any]:
+    hints = get_type_hints(kind)
+    return {each.name: hints[each.name] for each in fields(kind)}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is float:
+        # a whole number that no float can hold is infinite
+        return (type(value) is int and abs(value) < 2**1000) or (isinstance(value, float) and math.isfinite(value))
+    if kind is int:
+        return type(value) is int
+    if get_origin(kind) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        return any(type(value) is type(each) and value == each for each in get_args(kind))
+    if get_origin(kind) is tuple:  # of any length, of one type
+        return isinstance(value, tuple) and all(_fits(each, get_args(kind)[0]) for each in value)
+    return isinstance(value, kind)
+
+
+def _words(kind: Any) -> str:
+    """A type as a message calls it."""
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(_words(each) for each in get_args(kind))
+    if get_origin(kind) is Literal:
+        *others, last = (str(each) for each in get_args(kind))
+        return f"{', '.join(others)} or {last}" if others else last
+    if get_origin(kind) is tuple:
+        return f"a tuple, each of its items {_words(get_args(kind)[0])}"
+    plain = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", NoneType: "None"}
+    return plain.get(kind) or f"a {kind.__name__}"
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--preset", metavar="NAME", help="parameters from notebooks/presets/NAME.yaml")
     parser.add_argument("--only", metavar="STEM", action="append", help="run this notebook only (repeatable)")
     parser.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], dest="given", help="a parameter")
+    parser.add_argument("--workers", metavar="N", type=int, default=1, help="notebooks to run side by side; default: 1")
     parser.add_argument("--no-pdf", action="store_true", help="the HTML page only")
     parser.add_argument("--render-only", action="store_true", help="run nothing, render report/executed/")
     parser.add_argument("--alone", metavar="STEM", action="append", default=[], help="and this notebook as a page")
@@ -55,6 +56,7 @@ def choose(option: str, named: list[str] | None, known: list[str]) -> list[str]:
 
 def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     """Check every parameter, then run the chosen notebooks."""
+    workers = execution.check_workers(arguments.workers)
     chosen = choose("--only", arguments.only, list(notebooks))
     # the ledger reads what the others left: on a whole page it may not lag behind them
     if LEDGER in notebooks and LEDGER not in chosen and (arguments.output / "executed" / f"{LEDGER}.ipynb").exists():
@@ -66,8 +68,41 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     execution.prepare_environment()
     planned = {stem: planned[stem] for stem in execution.running_order(chosen)}
     record = {"preset": arguments.preset or "none", "commit": execution.commit(HERE.parent)}
-    for stem, seconds in execution.run_notebooks(notebooks, arguments.output / "executed", planned, record):
-        print(f"{stem:<36} {seconds:8.1f} s", flush=True)
+    progress = Progress(list(planned), arguments.output / "executed", workers)
+    runs = execution.run_notebooks(
+        notebooks, arguments.output / "executed", planned, record, workers, progress.cell_starts
+    )
+    for stem, seconds in runs:
+        progress.notebook_ends(stem, seconds)
+
+
+class Progress:
+    """A line for each notebook that has run, with what is left; on a terminal also the cells that run now.
+
+    The time left is what the notebooks took when they were last run, and for others the mean of all that is known.
+    """
+
+    def __init__(self, stems: list[str], executed: Path, workers: int):
+        self.left = {stem: execution.seconds_before(executed / f"{stem}.ipynb") for stem in stems}
+        self.total, self.workers = len(stems), workers
+        self.known = [seconds for seconds in self.left.values() if seconds is not None]
+        self.cells: dict[str, str] = {}
+
+    def cell_starts(self, stem: str, cell: int, cells: int) -> None:
+        self.cells[stem] = f"{stem} {cell}/{cells}"
+        if sys.stderr.isatty():
+            print(f"\r\x1b[K{', '.join(sorted(self.cells.values()))}", end="", file=sys.stderr, flush=True)
+
+    def notebook_ends(self, stem: str, seconds: float) -> None:
+        self.cells.pop(stem, None)
+        self.left.pop(stem)
+        self.known.append(seconds)
+        mean = sum(self.known) / len(self.known)
+        rest = sum(mean if before is None else before for before in self.left.values()) / self.workers
+        said = f"   {self.total - len(self.left)} of {self.total}, about {rest:.0f} s left" if self.left else ""
+        if sys.stderr.isatty():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+        print(f"{stem:<36} {seconds:8.1f} s{said}", flush=True)
 
 
 def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
@@ -111,6 +146,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.render_only and (arguments.only or arguments.given):
             raise BuildError("--render-only runs nothing: it takes neither --only nor -p", status=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
+        written = ("executed", "index.html", ".index.html.unfinished", "report.pdf")
+        execution.check_inside(*(arguments.output / name for name in written))
         notebooks = execution.find_notebooks(arguments.notebooks)
         if not arguments.render_only:
             execute(arguments, notebooks)
@@ -121,7 +158,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
-        print("error: interrupted; what has finished is kept", file=sys.stderr)
+        print("error: interrupted; what has finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
     return 0
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import ast
 import difflib
 import logging
+import math
 import os
 import re
+import signal
 import subprocess
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import nbformat
@@ -19,7 +24,10 @@ import papermill
 import yaml
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager
+from jupyter_core.utils import ensure_event_loop
+from papermill.engines import NBClientEngine, papermill_engines
 
+from dipddpm_lib import compute
 from errors import BuildError
 
 CELL_TIMEOUT = 1800  # seconds; papermill's own default is for ever
@@ -31,19 +39,25 @@ RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and
 PRELOAD = "__import__('dipddpm_lib.claims'); __import__('dipddpm_lib.widgets')"
 
 Parameters = dict[str, Any]
+Tell = Callable[[str, int, int], None]
 
 
 def find_notebooks(folder: Path) -> dict[str, Path]:
-    """The notebooks of the report, by stem, in the order of the page."""
-    found = {path.stem: path for path in sorted(folder.glob("*.ipynb")) if not path.name.startswith(".")}
+    """The notebooks of the report, by stem, in the order of the page: those that are numbered (00_, A1_)."""
+    found = {path.stem: path for path in sorted(folder.glob("[0-9A-Z][0-9]_*.ipynb"))}
     if not found:
         raise BuildError(f"no notebook in {folder}", status=2)
     return found
 
 
 def running_order(stems: list[str]) -> list[str]:
-    """By name, the conclusion last: it collects what all others have stored."""
-    return sorted(stems, key=lambda stem: (stem.endswith("conclusion"), stem))
+    """By name, the conclusion last."""
+    return sorted(stems, key=lambda stem: (is_last(stem), stem))
+
+
+def is_last(stem: str) -> bool:
+    """The conclusion collects what all others have stored."""
+    return stem.endswith("conclusion")
 
 
 def declared(path: Path) -> Parameters:
@@ -149,12 +163,14 @@ def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
     if isinstance(default, float) and not isinstance(value, bool):
         # YAML 1.1 reads 1e-3 as a string, for want of a dot; in Python it is a float
         try:
-            return float(value)
-        except (TypeError, ValueError):
+            number = float(value)
+            if math.isfinite(number):
+                return number
+        except (TypeError, ValueError, OverflowError):
             pass
     if isinstance(default, tuple | list) and isinstance(value, list):
         return [fitting(name, item, default[0], stem) for item in value] if default else value
-    if type(value) is type(default):
+    if type(value) is type(default) and not isinstance(default, float):
         return value
     raise BuildError(
         f"{stem}: parameter {name} expects {type(default).__name__} (default {default!r}), "
@@ -163,23 +179,96 @@ def fitting(name: str, value: Any, default: Any, stem: str) -> Any:
     )
 
 
-def run_notebooks(
-    notebooks: Mapping[str, Path], folder: Path, planned: Mapping[str, Parameters], record: Mapping[str, str]
-) -> Iterator[tuple[str, float]]:
-    """Run the planned notebooks one after the other; yields stem and seconds as each ends.
+def check_workers(workers: int) -> int:
+    """How many notebooks may run side by side; each kernel is then given its share of the cores and no more."""
+    cores = compute.available_cores()
+    if not 1 <= workers <= cores:
+        raise BuildError(f"--workers: expected 1 … {cores}, the cores of this machine, got {workers}", status=2)
+    return workers
 
-    Starting a kernel and importing the libraries take longer than a notebook whose results are all stored. So the next
-    kernel starts beside the running notebook. Its imports share the cores with that notebook's first few seconds, which
-    can lengthen a time measured there; nothing else runs side by side.
+
+def check_inside(*paths: Path) -> None:
+    """Refuse to write where a link would lead the output elsewhere."""
+    for path in paths:
+        if path.is_symlink():
+            raise BuildError(f"{path} is a link, and the report writes nothing through links; remove it", status=2)
+
+
+def run_notebooks(
+    notebooks: Mapping[str, Path],
+    folder: Path,
+    planned: Mapping[str, Parameters],
+    record: Mapping[str, str],
+    workers: int = 1,
+    tell: Tell = lambda stem, cell, cells: None,
+) -> Iterator[tuple[str, float]]:
+    """Run the planned notebooks; yields stem and seconds as each ends.
+
+    One after the other, unless there are `workers`. Starting a kernel and importing the libraries take longer than a
+    notebook whose results are all stored. So the next kernel starts beside the running notebook. Its imports share the
+    cores with that notebook's first few seconds, which can lengthen a time measured there; nothing else runs side by
+    side.
 
     record: what each executed notebook keeps of this run, beside its parameters and seconds
+    tell:   called with the stem, the cell that starts (1, 2, …) and the number of cells
     """
+    if workers > 1:
+        yield from _side_by_side(notebooks, folder, planned, record, workers, tell)
+        return
     paths = [notebooks[stem] for stem in planned]
     with closing(_kernels(paths)) as kernels:
         for stem, kernel in zip(planned, kernels, strict=True):
             started = time.perf_counter()
-            _run_notebook(notebooks[stem], folder, planned[stem], kernel, record)
+            _run_notebook(notebooks[stem], folder, planned[stem], kernel, record, tell)
             yield stem, time.perf_counter() - started
+
+
+def _side_by_side(
+    notebooks: Mapping[str, Path],
+    folder: Path,
+    planned: Mapping[str, Parameters],
+    record: Mapping[str, str],
+    workers: int,
+    tell: Tell,
+) -> Iterator[tuple[str, float]]:
+    """As many notebooks at once as there are workers; the conclusion, which reads what the others store, after them.
+
+    Where one fails, those that run are finished and no other is started.
+    """
+    threads = str(compute.available_cores() // workers)
+    # a sweep in a kernel may not start workers of its own
+    share = {"DIPDDPM_THREADS": threads, "OMP_NUM_THREADS": threads, "WORKERS": "1"}
+    running: set[_Kernel] = set()
+    stopped = Event()
+
+    def run(stem: str) -> float:
+        started = time.perf_counter()
+        kernel = _start_kernel(notebooks[stem], environment=share)
+        running.add(kernel)
+        try:
+            _run_notebook(notebooks[stem], folder, planned[stem], kernel, record, tell, stopped)
+        finally:
+            running.discard(kernel)
+            kernel.end()
+            ensure_event_loop().close()  # this thread's, which talked to the kernel
+        return time.perf_counter() - started
+
+    last = [stem for stem in planned if is_last(stem)]
+    for stems in ([stem for stem in planned if stem not in last], last):
+        with ThreadPoolExecutor(workers, "notebook") as pool:
+            futures = {pool.submit(run, stem): stem for stem in stems}
+            try:
+                for future in as_completed(futures):
+                    yield futures[future], future.result()
+            except BuildError:
+                pool.shutdown(wait=True, cancel_futures=True)
+                raise
+            except BaseException:  # Ctrl-C: the threads cannot be interrupted, their kernels can be killed
+                stopped.set()
+                pool.shutdown(wait=False, cancel_futures=True)
+                for kernel in tuple(running):
+                    kernel.kill()
+                raise
 
 
 def _kernels(paths: Sequence[Path]) -> Generator[_Kernel, None, None]:
@@ -216,6 +305,11 @@ class _Kernel(KernelManager):
         except (OSError, AttributeError, StopIteration):
             return None
 
+    def kill(self) -> None:
+        """From another thread than the one that runs it, which then finds it dead."""
+        with suppress(OSError, AttributeError):
+            os.kill(self.provisioner.pid, signal.SIGKILL)  # type: ignore[union-attr]
+
     def end(self) -> None:
         if self._client is not None:
             self._client.stop_channels()
@@ -223,24 +317,57 @@ class _Kernel(KernelManager):
             self.shutdown_kernel(now=True)
 
 
-def _start_kernel(notebook: Path, *arguments: str) -> _Kernel:
+class _Engine(NBClientEngine):
+    """papermill's own engine, which tells of each cell as it starts."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, manager: Any, kernel_name: str, tell: Callable[[int, int], None], **more: Any
+    ) -> Any:
+        start = manager.cell_start
+
+        def told(cell: nbformat.NotebookNode, cell_index: int, **rest: Any) -> Any:
+            tell(cell_index + 1, len(manager.nb.cells))
+            return start(cell, cell_index, **rest)
+
+        manager.cell_start = told
+        return super().execute_managed_notebook(manager, kernel_name, **more)
+
+
+papermill_engines.register("telling", _Engine)
+
+
+def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> _Kernel:
     """A kernel of this environment in the notebook's own folder."""
     kernel = _Kernel(kernel_name="python3")  # jupyter_client starts this one with sys.executable
     # the level silences the kernel's own remarks at its start and end
-    kernel.start_kernel(cwd=str(notebook.resolve().parent), extra_arguments=["--log-level=CRITICAL", *arguments])
+    kernel.start_kernel(
+        cwd=str(notebook.resolve().parent),
+        extra_arguments=["--log-level=CRITICAL", *arguments],
+        env={**os.environ, **(environment or {})},
+    )
     return kernel
 
 
-def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Kernel, record: Mapping[str, str]) -> None:
+def _run_notebook(
+    path: Path,
+    folder: Path,
+    parameters: Parameters,
+    kernel: _Kernel,
+    record: Mapping[str, str],
+    tell: Tell,
+    stopped: Event | None = None,
+) -> None:
     """Run one notebook in this kernel.
 
     folder/STEM.ipynb appears only when every cell has run: papermill writes as it goes, so it writes to another name.
-    A failed run stays beside it as STEM.failed.ipynb.
+    A failed run stays beside it as STEM.failed.ipynb; one that is stopped on purpose leaves nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    target = (folder / path.name).resolve()
+    target = folder.resolve() / path.name
     failed = target.with_suffix(".failed.ipynb")
     unfinished = target.with_name(f".{path.stem}.unfinished.ipynb")
+    check_inside(target, failed, unfinished)
     # warnings of papermill (no kernelspec language, unparsed parameters) repeat what is checked here
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
@@ -253,8 +380,12 @@ def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Ker
             progress_bar=False,
             execution_timeout=CELL_TIMEOUT,
             km=kernel,
+            engine_name="telling",
+            tell=partial(tell, path.stem),
         )
     except Exception as error:
+        if stopped is not None and stopped.is_set():
+            raise
         kept = ""
         if unfinished.exists():
             unfinished.replace(failed)
@@ -268,6 +399,14 @@ def _run_notebook(path: Path, folder: Path, parameters: Parameters, kernel: _Ker
     finally:
         unfinished.unlink(missing_ok=True)  # left by Ctrl-C
     failed.unlink(missing_ok=True)
+
+
+def seconds_before(notebook: Path) -> float | None:
+    """How long a notebook took when it was last run; None where it has not been."""
+    try:
+        return float(nbformat.read(notebook, as_version=4).metadata.papermill.duration)
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def commit(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 import shutil
@@ -15,6 +16,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported; bi
 
 import hypothesis
 import jaxtyping
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -160,3 +162,12 @@ def visit() -> Iterator[Visit]:
 
         yield visited
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def playground_parameters() -> dict[str, Any]:
+    """Name → default of the parameters cell of notebooks/playground.ipynb."""
+    notebook = nbformat.read(Path(__file__).resolve().parents[1] / "notebooks" / "playground.ipynb", as_version=4)
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign) and node.value]
+    return {node.target.id: ast.literal_eval(node.value) for node in assigned}  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,7 +100,7 @@ def test_a_hybrid_runs_on_it(diffusers: Any, model: Any) -> None:
     x = images.load("coffee", 16)
     operator, sigma_y = operators.task("inpaint_50", 16, 16, torch.Generator().manual_seed(0))
     y = operators.measure(operator, x, sigma_y, torch.Generator().manual_seed(1))
-    config = HybridConfig.quick()
+    config = replace(HybridConfig.quick(), start="dip")
     *_, last = hybrid.reconstruct(y, denoiser, denoiser.schedule, config, torch.Generator().manual_seed(2))
     assert last.x0_hat.shape == x.shape
     assert last.index > config.sample.steps

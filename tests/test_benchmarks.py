@@ -119,6 +119,21 @@ def test_the_search_draws_the_same_settings_again_and_none_that_is_scored() -> N
 
 
 @pytest.mark.slow
+@pytest.mark.global_random  # dask draws from Python's
+def test_sweeps_and_their_scale_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path))
+    monkeypatch.setattr(bench, "CELL_BYTES", 1000)
+    monkeypatch.setattr(
+        bench.DIPConfig, "fast", classmethod(lambda cls, n=0: DIPConfig(filters=(8,), lift=0, iterations=3))
+    )
+    found = [*bench.sweep_rows(True), *bench.scale_rows(True)]
+    assert len(found) == (7 if compute.available_cores() > 1 else 5)
+    for row in found:
+        assert 0 < row.low <= row.value <= row.high
+    assert {row.unit for row in found} >= {"a second"}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rows",
     ["step_rows", "interpreters_row", "share_rows", "ddpm_call_row", "growth_rows", "import_row", "old_processor_row"],

@@ -53,3 +53,27 @@ def test_names_and_refusals() -> None:
         list(classical.reconstruct(y, ClassicalConfig()))
     with pytest.raises(InputError, match="tv_iterations"):
         ClassicalConfig(tv_iterations=0)
+
+
+def test_the_held_out_error_is_that_of_pixels_the_restorer_was_not_shown() -> None:
+    """By hand: biharmonic inpainting without the held pixels, scored on them alone."""
+    x = images.load("coffee", 48)
+    operator, _ = operators.task("inpaint_50", 48, 48, compute.generator(0, "m"))
+    y = operators.measure(operator, x, 0.0, compute.generator(0, "n"))
+    found = classical.held_out_rmse(y, ClassicalConfig(), 0.1, compute.generator(0, "h"))
+    held = operator.held_out(y.y, 0.1, compute.generator(0, "h"))
+    seen = operator.support & ~held
+    array = ((x * seen)[0].permute(1, 2, 0).double().numpy() + 1) / 2
+    restored = restoration.inpaint_biharmonic(array, ~seen.numpy(), channel_axis=-1) * 2 - 1
+    error = (restored.clip(-1, 1) - x[0].permute(1, 2, 0).double().numpy())[held.numpy()]
+    assert found == pytest.approx(float(np.sqrt((error**2).mean())), rel=1e-4)
+    # missing pixels have seen neighbours as the held ones have: the estimate serves for the whole image's missing half
+    (step,) = classical.reconstruct(y, ClassicalConfig())
+    missing = (step.x0_hat - x)[..., ~operator.support]
+    assert 0.7 < found / float(missing.square().mean().sqrt()) < 1.4
+
+
+def test_there_is_no_held_out_error_where_pixels_are_not_what_is_measured() -> None:
+    y = operators.measure(operators.Downsampling(4), images.load("coffee", 32), 0.0, compute.generator(0, "n"))
+    with pytest.raises(InputError, match="under Downsampling; give t_start"):
+        classical.held_out_rmse(y, ClassicalConfig(), 0.1, compute.generator(0, "h"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -25,14 +26,14 @@ from dipddpm_lib import classical, compute, ddpm, dip, experiment, hybrid, image
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell, Config, Results, collected, interval, note, noted, run, sweep
+from dipddpm_lib.experiment import Cell, Config, Results, SweepError, collected, interval, note, noted, run, sweep
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.schedules import NoiseSchedule
 from dipddpm_lib.types import InputError, Result, Step
 
 DIP = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=6, held_out=0.1)
 SAMPLE = SampleConfig(steps=3)
-HYBRID = HybridConfig(dip=DIP, sample=SAMPLE)
+HYBRID = HybridConfig(dip=DIP, sample=SAMPLE, start="dip")
 TRAINING = TrainConfig(channels=(8,), steps=3, batch=2, warmup=1)
 
 
@@ -192,6 +193,10 @@ def test_every_method_sees_the_same_measurement(task: str | None) -> None:
 class Clock:
     def __init__(self) -> None:
         self.now = 0.0
+        self.undisturbed = dip.reconstruct
+
+    def advance(self, ticks: float) -> None:
+        self.now += ticks
 
     def ticking(self, function: Callable[..., Any], ticks: float) -> Callable[..., Any]:
         def inner(*arguments: Any, **more: Any) -> Any:
@@ -361,7 +366,7 @@ BAD: dict[str, tuple[Callable[[], Cell], str]] = {
     "size": (lambda: replace(cell(), size=8), "size"),
     "task": (lambda: cell(task="paint"), "task"),
     "T": (lambda: cell(SAMPLE, T=1), "T counts"),
-    "T that is no number of steps": (lambda: cell(SAMPLE, T=10.5), "T counts"),
+    "T that is no number of steps": (lambda: cell(SAMPLE, T=10.5), "T: expected a whole number"),
     "schedule": (lambda: cell(SAMPLE, schedule="square"), "schedule"),
     "steps": (lambda: cell(SAMPLE, T=2), "steps"),
     "steps of a hybrid": (lambda: cell(HYBRID, T=2), "steps"),
@@ -436,33 +441,58 @@ def test_a_damaged_result_is_computed_again_alone(root: Path, fits: list[int]) -
     assert len(fits) == 4
 
 
-class Client:
-    """What a sweep asks of a dask.distributed.Client."""
+def test_a_failing_cell_is_recorded_and_the_others_are_done(
+    root: Path, fits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells = [cell(DIP, seed=s, task="inpaint_50") for s in range(3)]
+    real = dip.reconstruct
 
-    def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+    def poisoned(y: Any, config: Any, generator: torch.Generator) -> Any:
+        if generator.initial_seed() == compute.generator(1, "dip").initial_seed():
+            raise RuntimeError("the weights\nare not finite")
+        return real(y, config, generator)
 
-    def map(self, function: Callable[[Cell], Result], cells: Any, **options: Any) -> list[Callable[[], Result]]:
-        self.asked.append(options)
-        return [lambda cell=cell: function(cell) for cell in cells]
+    monkeypatch.setattr(dip, "reconstruct", poisoned)
+    with pytest.raises(
+        SweepError, match=r"kept: 1 of 3 cells failed.*coffee 32², inpaint_50, DIP, seed 1: Runt"
+    ) as caught:
+        sweep(cells, name="kept")
+    assert "\n" not in str(caught.value)
+    assert len(collected("kept")) == 0
+    (path,) = (root / "failed").iterdir()
+    record = json.loads(path.read_text())
+    assert experiment._cell(record) == cells[1]
+    assert record["error"] == "RuntimeError: the weights are not finite"
+    assert record["traceback"].startswith("Traceback")
+    assert "in poisoned" in record["traceback"]
+    assert record["host"] == platform.node()
+    assert 0 <= record["seconds"] < 60
 
-    def gather(self, futures: list[Callable[[], Result]]) -> list[Result]:
-        return [future() for future in reversed(futures)][::-1]  # in whatever order they are computed
+    monkeypatch.setattr(dip, "reconstruct", real)
+    before = len(fits)
+    assert len(sweep(cells, name="kept")) == 3
+    assert len(fits) == before + 1, "the one that failed, and no other"
+    assert not list((root / "failed").iterdir()), "it was done at last"
+    assert len(collected("kept")) == 3
 
 
-def test_a_client_gets_every_cell(fits: list[int]) -> None:
-    cells = [cell(DIP, seed=s) for s in range(3)]
-    client = Client()
-    results = sweep(cells, client, name="far")
-    assert client.asked == [{"pure": False}], "a result that failed on a worker must not be remembered there"
-    assert len(fits) == 3
-    assert [c for c, _ in results] == cells
-    assert [plain(r) for _, r in results] == [plain(r) for _, r in sweep(cells)]
-    assert [plain(r) for _, r in collected("far")] == [plain(r) for _, r in results]
-    assert len(fits) == 3
-    with pytest.raises(InputError):
-        sweep([*cells, cell(image="nobody")], client)
-    assert len(client.asked) == 1, "checked here, before anything is sent"
+def test_a_store_that_cannot_be_written_ends_the_sweep_at_its_first_cell(
+    fits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise InputError("store: cannot write to here (No space left on device)")
+
+    monkeypatch.setattr(store, "put", full)
+    with pytest.raises(InputError, match="No space left"):
+        sweep([cell(DIP, seed=s) for s in range(3)])
+    assert len(fits) == 1
+
+
+def test_a_long_sweep_tells_how_it_goes(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    now = iter([0.0, 10.0, 25.0, 30.0, 60.0])
+    monkeypatch.setattr(experiment.time, "perf_counter", lambda: next(now))
+    assert list(experiment._announced(iter([(i, i) for i in range(4)]), 4, "grid")) == [(i, i) for i in range(4)]
+    assert capsys.readouterr().err == "grid: 2 of 4 cells, about 25 s left\n"
 
 
 # ---- collections
@@ -477,7 +507,7 @@ def test_what_a_sweep_kept_is_collected() -> None:
     pd.testing.assert_frame_equal(kept.frame(), results.frame(), check_like=True)
     sweep(cells[:1], name="all")
     assert len(collected("all")) == 1, "the last sweep of a name counts"
-    assert len(collected("none of this name")) == 0
+    assert len(collected("none_of_this_name")) == 0
 
 
 def test_bundled_cells_are_collected_as_they_were() -> None:
@@ -495,6 +525,23 @@ def test_a_collection_that_lost_a_result_is_no_collection(root: Path) -> None:
     assert len(collected("three")) == 0
     sweep(cells, name="three")
     assert len(collected("three")) == 3
+
+
+def test_a_name_that_leads_out_of_the_store_stops_the_sweep(root: Path, fits: list[int]) -> None:
+    with pytest.raises(InputError, match="store: expected a name"):
+        sweep([cell(DIP)], name="../elsewhere")
+    with pytest.raises(InputError, match="store: expected a name"):
+        note("../elsewhere", a=1.0)
+    assert (fits, root.exists()) == ([], False)
+
+
+def test_a_result_of_another_form_is_one_line() -> None:
+    asked = cell(ClassicalConfig(), task="inpaint_50")
+    key = store.key("experiment.run", experiment._parameters(asked, asked.x_true()))
+    store.put(key, {"psnr": 99.0}, {})
+    with pytest.raises(InputError, match="a result of another form") as caught:
+        run(asked)
+    assert "\n" not in str(caught.value)
 
 
 def test_numbers_are_noted() -> None:
@@ -615,6 +662,150 @@ def test_cells_are_json_and_back() -> None:
         assert experiment._cell(entry) == asked
 
 
+# ---- what is killed goes on
+
+FIT = """
+import json, os, sys, time
+import torch
+from pathlib import Path
+from dipddpm_lib import dip, experiment, store
+from dipddpm_lib.dip import DIPConfig
+from dipddpm_lib.experiment import Cell, run
+
+stop, step = int(sys.argv[1]), dip.Fitting.__next__
+
+def until(self):
+    if self.index == stop:
+        os.kill(os.getpid(), 9)
+    if stop > 0:
+        time.sleep(0.05)
+    return step(self)
+
+experiment._warm_up()
+dip.Fitting.__next__ = until
+experiment.CHECKPOINT_SECONDS = 0 if stop > 0 else 60
+config = DIPConfig(filters=(8, 16), skip=4, in_channels=8, iterations=60, warmup=4, patience=3, runs=2)
+cell = Cell("coffee", 32, 0, config, "denoise_25")
+folder = Path(os.environ["DIPDDPM_STORE"])
+paths = list((folder / "unfinished").glob("*.checkpoint"))
+state = store.Checkpoint(paths[0].stem).load() if paths else {}
+found = run(cell)
+assert not list((folder / "unfinished").iterdir())
+
+def elsewhere(name, state=None):
+    os.environ["DIPDDPM_STORE"] = str(folder / name)
+    if state is not None:
+        store.Checkpoint(paths[0].stem).save(state)
+    return run(cell)
+
+def bits(result):
+    scores = [(i, p, q) for i, _, p, q in result.trace]
+    extra = {k: v for k, v in result.extra.items()}
+    return result.x0_hat.numpy().tobytes(), result.frames.numpy().tobytes(), scores, extra
+
+whole = elsewhere("whole")
+assert bits(elsewhere("again", state)) == bits(found)
+fresh = torch.Generator().manual_seed(1).get_state()
+print(json.dumps({
+    "dtype": found.machine["dtype"],
+    "taken up at": int(state["index"]),
+    "stopped at": found.extra["iterations"],
+    "same": bits(found) == bits(whole),
+    "without its generator": bits(elsewhere("broken", {**state, "run 1, generator": fresh})) == bits(whole),
+    "seconds": [float(state["noted.seconds"]), found.total_seconds],
+    "trace": [row[1] for row in found.trace],
+}))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_killed_fit_goes_on_to_the_same_bits_and_counts_all_its_seconds(dtype: str, root: Path) -> None:
+    environment = {**os.environ, "DIPDDPM_STORE": str(root), "DIPDDPM_DTYPE": dtype}
+
+    def fit(stop: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", FIT, str(stop)]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert fit(9).returncode == -9
+    ended = fit(-1)
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout)
+    assert said["dtype"] == dtype
+    assert said["taken up at"] == 9, "nothing of what was done is done again, where each step is saved"
+    assert said["stopped at"] > 9
+    assert said["same"]
+    assert not said["without its generator"]
+    before, total = said["seconds"]
+    assert total > before > 9 * 0.05
+    assert said["trace"] == sorted(said["trace"])
+    assert said["trace"][8] >= 9 * 0.05, "its first rows are the first process's"
+
+
+def stopped_at(index: int, kind: type) -> pytest.MonkeyPatch:
+    """`kind`'s works are interrupted at this step; each step before it is saved."""
+    patch, step = pytest.MonkeyPatch(), kind.__next__
+
+    def until(self: Any) -> Any:
+        if self.index == index:
+            raise KeyboardInterrupt
+        return step(self)
+
+    patch.setattr(kind, "__next__", until)
+    patch.setattr(experiment, "CHECKPOINT_SECONDS", 0)
+    return patch
+
+
+def test_interrupted_prior_and_curve_are_the_undisturbed_ones(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x_true, config = images.load("coffee", 32), replace(TRAINING, steps=6)
+
+    def both() -> tuple[Any, ...]:
+        network, losses, _ = experiment.single_prior(x_true, config)
+        return network.state_dict(), losses, experiment.fit_curve(x_true, DIP, 0)
+
+    for kind, work in (
+        (ddpm.Training, lambda: experiment.single_prior(x_true, config)),
+        (dip.Fitting, lambda: experiment.fit_curve(x_true, DIP, 0)),
+    ):
+        patch = stopped_at(4, kind)
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        patch.undo()
+        assert len(list((root / "unfinished").iterdir())) == 1
+        steps, step = [], kind.__next__
+        monkeypatch.setattr(
+            kind, "__next__", lambda self, step=step, steps=steps: steps.append(self.index) or step(self)
+        )
+        work()
+        assert steps[0] == 4, "four steps were saved"
+        assert not list((root / "unfinished").iterdir())
+    weights, losses, curve = both()
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "another"))
+    undisturbed = both()
+    assert (losses, curve) == undisturbed[1:]
+    assert all(torch.equal(weights[name], undisturbed[0][name]) for name in weights)
+
+
+def test_what_takes_less_than_the_interval_saves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store.Checkpoint, "save", lambda *_: pytest.fail("saved"))
+    run(cell(DIP))
+    run(cell(SAMPLE))
+
+
+def test_saving_costs_no_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "CHECKPOINT_SECONDS", 0)
+    saved = []
+    real = store.Checkpoint.save
+    monkeypatch.setattr(store.Checkpoint, "save", clock.ticking(lambda *a: (saved.append(1), real(*a)), 300))
+    monkeypatch.setattr(dip, "reconstruct", clock.undisturbed)
+    ticked = dip.Fitting.__next__
+    monkeypatch.setattr(dip.Fitting, "__next__", lambda self: (clock.advance(2), ticked(self))[1])
+    assert run(cell(DIP)).seconds == {"fit": 2.0 * (DIP.iterations + 1)}
+    assert len(saved) == DIP.iterations - 1
+
+
 # ---- training a bundled prior
 
 TRAIN = """
@@ -652,3 +843,37 @@ def test_a_killed_training_of_a_prior_ends_in_the_same_weights(tmp_path: Path) -
         record = json.loads(file.metadata()["record"])
     assert record["before"] == priors.record(1)
     assert record["seconds"] > priors.record(1)["seconds"]
+
+
+# ---- progress
+
+
+def test_progress_in_batch_is_terse_text(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    monkeypatch.setattr(experiment, "TELL_SECONDS", 0)
+    cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
+    outcomes = list(enumerate(cells))
+    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
+    told = capsys.readouterr()
+    assert [line.split(",")[0] for line in told.err.splitlines()] == ["these: 1 of 3 cells", "these: 2 of 3 cells"]
+    assert told.out == ""
+
+
+def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import tqdm.notebook
+
+    bars: list[Any] = []
+
+    class Bar(tqdm.notebook.tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: Any, **options: Any):
+            super().__init__(*arguments, **options)
+            bars.append(self)
+
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01_dip.ipynb")
+    monkeypatch.setattr(tqdm.notebook, "tqdm", Bar)
+    cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
+    outcomes = list(enumerate(cells))
+    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
+    (bar,) = bars
+    assert (bar.n, bar.total, bar.desc) == (3, 3, "these")
+    assert "cells, about" not in capsys.readouterr().err

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dipddpm_lib import compute, dip, hybrid, images, metrics, operators
+from dipddpm_lib import classical, compute, dip, hybrid, images, metrics, operators
+from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.dip import DIPConfig, Fit
 from dipddpm_lib.hybrid import HybridConfig
@@ -19,7 +20,7 @@ from dipddpm_lib.types import InputError, Measurement, Step
 SCHEDULE = NoiseSchedule.cosine(100)
 PRIOR = GaussianPrior.photograph_like(32)
 FIT = DIPConfig(filters=(8, 8), skip=4, in_channels=4, iterations=6, stop="none", held_out=0.1)
-CONFIG = HybridConfig(dip=FIT, sample=SampleConfig(steps=3))
+CONFIG = HybridConfig(dip=FIT, sample=SampleConfig(steps=3), start="dip")
 
 
 def _measured(task: str = "inpaint_50") -> tuple[torch.Tensor, Measurement]:
@@ -170,6 +171,7 @@ def test_a_start_beyond_T_is_refused_before_the_fit() -> None:
     ("change", "part"),
     [
         ({"kind": "sudden"}, "kind: expected"),
+        ({"start": "noise"}, "start: expected auto, dip, classical or measurement, got 'noise'"),
         ({"rho": 0.0}, "rho: expected"),
         ({"rho": float("nan")}, "rho: expected"),
         ({"t_start": -1}, "t_start: expected"),
@@ -190,3 +192,49 @@ def test_the_recommended_setting_and_the_quick_one_differ_in_the_fit_alone() -> 
     assert replace(quick, dip=usual.dip) == usual
     assert quick.dip.iterations < usual.dip.iterations / 3
     assert quick.dip.runs == usual.dip.runs
+
+
+@pytest.mark.parametrize(
+    ("task", "start"), [("denoise_25", "measurement"), ("inpaint_90", "classical"), ("deblur", "dip")]
+)
+def test_the_start_is_settled_by_the_measurement_alone(task: str, start: str) -> None:
+    _, y = _measured(task)
+    usual = replace(CONFIG, start="auto")
+    assert hybrid.settle(y, usual).start == start
+    # who names a start, a t_start, or no consistency, has decided
+    assert hybrid.settle(y, CONFIG) == CONFIG
+    assert hybrid.settle(y, replace(usual, t_start=7)) == replace(CONFIG, t_start=7)
+    assert hybrid.settle(y, replace(usual, consistency=False)) == replace(CONFIG, consistency=False)
+
+
+def test_a_known_target_is_no_start() -> None:
+    """Protocol A: y is the image itself, and handing it over would be the answer."""
+    clean = Measurement(images.load("coffee", 32), operators.Identity(), 0.0)
+    assert hybrid.settle(clean, replace(CONFIG, start="auto")).start == "dip"
+
+
+def test_under_white_noise_the_result_is_one_call_of_the_denoiser() -> None:
+    x, y = _measured("denoise_25")
+    start, last = _run(replace(CONFIG, start="auto"), y)[-2:]
+    sigma = SCHEDULE.sigma(SCHEDULE.t_at_sigma(y.sigma_y))
+    assert torch.equal(start.x0_hat, operators.pseudo_inverse(y))  # y to one part in 10⁴
+    expected = PRIOR(start.x0_hat / math.sqrt(1 + sigma**2), sigma).clamp(-1, 1)
+    torch.testing.assert_close(last.x0_hat, expected)
+    assert metrics.psnr(last.x0_hat, x) > metrics.psnr(y.y, x) + 1
+
+
+def test_a_classical_start_is_the_restorers_image() -> None:
+    _, y = _measured("inpaint_50")
+    steps = _run(replace(CONFIG, start="auto"), y)
+    (restored,) = classical.reconstruct(y, ClassicalConfig())
+    assert torch.equal(steps[0].x0_hat, restored.x0_hat)
+    assert [step.index for step in steps] == [0, 0, 1, 2, 3]
+    assert steps[2].t > 0
+
+
+def test_a_start_without_an_error_estimate_asks_for_t_start() -> None:
+    _, y = _measured("super_x4")
+    for start in ("classical", "measurement"):
+        with pytest.raises(InputError, match="give t_start"):
+            _run(replace(CONFIG, start=start), y)  # type: ignore[arg-type]
+        assert _run(replace(CONFIG, start=start, t_start=20), y)[-1].t == 0  # type: ignore[arg-type]

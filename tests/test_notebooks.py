@@ -13,15 +13,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import nbformat
+import papermill.cli
 import pytest
 import yaml
+from click.testing import CliRunner
 
-from dipddpm_lib import images
+from dipddpm_lib import images, play
 
 if TYPE_CHECKING:
     from conftest import Visit
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "report"))
+
+import execution  # noqa: E402 (report/ is a folder of scripts, not a package)
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PRESETS = sorted((ROOT / "notebooks" / "presets").glob("*.yaml"))
 NAMES = (
@@ -36,6 +42,7 @@ NAMES = (
     "08_conclusion",
     "A1_reported_numbers",
     "A2_speed",
+    "A3_hand_off",
 )
 
 
@@ -48,8 +55,33 @@ def _parameters(path: Path) -> str:
     return str(cell.source)
 
 
-def test_the_ten_notebooks_and_the_bench_are_there() -> None:
-    assert tuple(path.stem for path in NOTEBOOKS) == NAMES
+def test_the_ten_notebooks_and_the_bench_are_there_and_the_playground_beside_them() -> None:
+    assert tuple(path.stem for path in NOTEBOOKS) == (*NAMES, "playground")
+
+
+def test_the_playground_is_no_section_of_the_report() -> None:
+    assert tuple(execution.find_notebooks(ROOT / "notebooks")) == NAMES
+
+
+def test_the_playground_shows_only_the_panel() -> None:
+    cells = nbformat.read(ROOT / "notebooks" / "playground.ipynb", as_version=4).cells
+    assert [cell.cell_type for cell in cells] == ["markdown", "code", "code"]
+    assert all(cell.metadata["jupyter"]["source_hidden"] for cell in cells[1:])
+    assert cells[-1].source.endswith("panel.widget")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_papermill_tells_each_parameter_with_type_default_and_meaning(path: Path) -> None:
+    """What `papermill --help-notebook` prints, by the function that prints it."""
+    told = CliRunner().invoke(papermill.cli.papermill, ["--help-notebook", str(path)])
+    assert told.exit_code == 0
+    shown = " ".join(told.output.split())
+    assert "Unknown type" not in shown
+    for line in _parameters(path).splitlines():
+        match = re.fullmatch(r"(\w+): (\w+) = (.*?)  # (.*)", line)
+        assert match, line
+        name, kind, default, meaning = match.groups()
+        assert f"{name}: {kind} (default {default}) {meaning}" in shown
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -66,7 +98,8 @@ def test_parameters_are_typed_and_explained(path: Path) -> None:
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_notebooks_are_prose_with_short_code(path: Path) -> None:
     code, prose = _cells(path, "code"), _cells(path, "markdown")
-    lengths = [len(cell.source.splitlines()) for cell in code]
+    # parameters are a list, one a line with what it means, and no code to follow
+    lengths = [len(cell.source.splitlines()) for cell in code if "parameters" not in cell.metadata.get("tags", [])]
     assert max(lengths) <= 25, f"cells of {[n for n in lengths if n > 25]} lines"
     assert statistics.median(lengths) <= 15
     assert not any(cell.outputs or cell.execution_count for cell in code)
@@ -202,3 +235,23 @@ def test_bad_parameters_end_in_one_clear_line(
     last = [line for line in run.stderr.splitlines() if line.strip()][-1]
     assert "InputError" in last
     assert part in last
+
+
+@pytest.mark.slow
+def test_the_panels_command_repeats_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line that the panel prints, in a shell: the same bits as the run that it was printed for."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    photograph = play.Photograph("it's mine.png", play.png(images.to_array(images.load("rocket", (40, 50)))))
+    Path(photograph.path).write_bytes(photograph.content)
+    choice = play.Choice(photograph.path, 32, task="denoise", strength=30.0, iterations=8, steps=2, seed=3)
+    *_, last = play.frames(choice, photograph)
+    bin_first = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**_environment(tmp_path / "store"), "PATH": bin_first, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        play.command(choice), shell=True, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (saved,) = (tmp_path / "saved").iterdir()
+    assert images.digest(images.load(saved)) == images.digest(last.x0_hat)
+    assert "restored" in (tmp_path / "playground.out.ipynb").read_text()

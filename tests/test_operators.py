@@ -134,6 +134,34 @@ def test_tasks_repeat_with_their_seed_and_hide_what_they_say(name: str) -> None:
         assert sigma == pytest.approx(2 * int(name[-2:]) / 255)
 
 
+FIXED = ("denoise", 25), ("denoise", 50), ("inpaint", 50), ("inpaint", 90), ("holes", 6), ("super", 4)
+FIXED += ("deblur", 1.6), ("compressive", 10), ("fourier", 4)
+
+
+@pytest.mark.parametrize(("name", "at"), list(zip(operators.TASKS, FIXED, strict=True)))
+def test_the_nine_tasks_are_points_of_the_degradations(name: str, at: tuple[str, float]) -> None:
+    a, sigma = operators.task(name, 64, 48, compute.generator(0, name))
+    b, same = operators.degradation(*at, 64, 48, compute.generator(0, name))
+    x = images.load("chelsea", (64, 48))
+    assert sigma == same
+    assert torch.equal(a.A(x), b.A(x))
+
+
+@pytest.mark.parametrize("kind", operators.DEGRADATIONS)
+def test_more_strength_leaves_less(kind: str) -> None:
+    """Measured and inverted: between its bounds a stronger degradation is further from the image."""
+    x = images.load("coffee", 64)
+    bounds = operators.DEGRADATIONS[kind]
+    weak, strong = sorted((bounds.usual, bounds.high), reverse=kind == "compressive")
+    errors = []
+    for strength in (weak, strong):
+        operator, sigma = operators.degradation(kind, strength, 64, 64, compute.generator(0, kind))
+        sigma = sigma if kind == "denoise" else 0.0  # a blur's inverse would show its faint noise, not the blur
+        y = operators.measure(operator, x, sigma, compute.generator(0, "n"))
+        errors.append((operators.pseudo_inverse(y) - x).square().mean())
+    assert errors[1] > 1.1 * errors[0], errors
+
+
 def test_the_pseudo_inverse_agrees_with_the_measurement() -> None:
     x = images.load("coffee", 32)
     for name in ("inpaint_50", "super_x4", "compressive_10", "fourier_x4"):
@@ -157,6 +185,10 @@ def test_the_pseudo_inverse_agrees_with_the_measurement() -> None:
         (lambda: Downsampling(3).A(torch.zeros(1, 3, 8, 8)), "choose another size"),
         (lambda: Blur(torch.ones(2, 3)), "two odd sides"),
         (lambda: Blur(torch.ones(9, 9)).A(torch.zeros(1, 3, 8, 8)), "no smaller than"),
+        (lambda: operators.degradation("deblurr", 1, 8, 8, torch.Generator()), "task: expected one of denoise"),
+        (lambda: operators.degradation("inpaint", 100, 8, 8, torch.Generator()), "a number from 1 to 99"),
+        (lambda: operators.degradation("denoise", math.nan, 8, 8, torch.Generator()), "a number from 1 to 255"),
+        (lambda: operators.degradation("super", 2.5, 8, 8, torch.Generator()), "a whole number from 2 to 16"),
         (lambda: operators.task("deblurr", 8, 8, torch.Generator()), "task: expected one of"),
         (
             lambda: operators.measure(Identity(), torch.zeros(1, 3, 4, 4), -0.1, torch.Generator()),

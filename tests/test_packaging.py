@@ -81,10 +81,24 @@ def test_constraints_reach_everything_that_gets_installed() -> None:
     assert len(seen) > len(DEPENDENCIES)
 
 
-@pytest.mark.parametrize(("name", "least"), [("torch", "2.13.0"), ("jupyter-server", "2.20"), ("pillow", "12.3")])
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        *(("torch", "2.13.0"), ("jupyter-server", "2.20"), ("pillow", "12.3")),
+        *(("nbconvert", "7.17.1"), ("distributed", "2026.1")),
+    ],
+)
 def test_pins_that_were_decided(name: str, least: str) -> None:
     """torch exactly, since stored results depend on its bits; the others for faults in older versions."""
     assert pins()[name] == Version(least) if name == "torch" else pins()[name] >= Version(least)
+
+
+@pytest.mark.parametrize("name", ["pillow", "nbconvert", "distributed"])
+def test_ranges_leave_out_versions_with_known_faults(name: str) -> None:
+    """A pin holds who installs through it; the range holds everybody."""
+    floors = {"pillow": "12.3", "nbconvert": "7.17.1", "distributed": "2026.1"}
+    (line,) = {line for line in DEPENDENCIES if canonicalize_name(Requirement(line).name) == name}
+    assert Requirement(line).specifier == SpecifierSet(f">={floors[name]}")
 
 
 @pytest.mark.parametrize("dependency", sorted(set(DEPENDENCIES)))
@@ -140,7 +154,7 @@ def test_environment_yml_agrees_with_pyproject() -> None:
 
 # Makefile and README --------------------------------------------------------------------------------------------------
 
-TARGETS = ("help", "report", "paper", "test", "test-fast", "bench", "lab", "check", "clean")
+TARGETS = ("help", "report", "paper", "test", "test-fast", "bench", "faults", "lab", "check", "clean")
 
 
 def make_variables(name: str) -> list[str]:
@@ -164,6 +178,7 @@ def test_make_knows(target: str) -> None:
 def test_make_report_hands_its_variables_on() -> None:
     assert builder_arguments("report") == ["--preset", "quick"]
     assert builder_arguments("paper", "PRESET=quick") == ["--preset", "paper"]
+    assert builder_arguments("report", "WORKERS=2") == ["--preset", "quick", "--workers", "2"]
     assert builder_arguments("report", "PRESET=smoke", "ONLY=03_hybrid 01_dip", "P=image=it's size=96") == [
         *("--preset", "smoke", "--only", "03_hybrid", "--only", "01_dip", "-p", "image=it's", "-p", "size=96")
     ]
@@ -237,13 +252,91 @@ def test_versions_agree() -> None:
     assert done.stdout.strip() == version, done.stderr
 
 
+# Code that data could turn into --------------------------------------------------------------------------------------
+
+FORBIDDEN = {"eval", "exec", "compile", "pickle", "cPickle", "dill", "marshal", "shelve", "joblib", "torch.load"}
+FORBIDDEN |= {"torch.save", "numpy.load", "np.load", "os.system", "os.popen", "pandas.read_pickle", "pd.read_pickle"}
+FORBIDDEN |= {"yaml.load", "yaml.unsafe_load", "subprocess.getoutput", "subprocess.getstatusoutput"}
+
+
+def dangers(source: str) -> list[str]:
+    """What in a source runs, or unpickles, what it is given."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found += [f"line {node.lineno}: {name}" for name in modules if name.partition(".")[0] in FORBIDDEN]
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            if name in FORBIDDEN or name.partition(".")[0] in FORBIDDEN:
+                found.append(f"line {node.lineno}: {name}")
+            for keyword in node.keywords:
+                given = ast.unparse(keyword.value)
+                if (keyword.arg, given) in {("shell", "True"), ("allow_pickle", "True"), ("weights_only", "False")}:
+                    found.append(f"line {node.lineno}: {name}({keyword.arg}={given})")
+    return found
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *("eval(x)", "exec(x)", "import pickle", "from pickle import load", "torch.load(p)", "np.load(p)"),
+        *("subprocess.run(x, shell=True)", "os.system(x)", "yaml.load(x)", "def f():\n    import joblib"),
+    ],
+)
+def test_dangers_sees_every_form(line: str) -> None:
+    assert dangers(line)
+    assert not dangers("network.eval()\nre.compile(x)\nsubprocess.run([x])\nyaml.safe_load(x)\nload_tensors(d)")
+
+
+SHIPPED = [path for folder in ("dipddpm_lib", "report", "benchmarks") for path in sorted((ROOT / folder).glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", [*SHIPPED, *NOTEBOOKS], ids=lambda path: path.name)
+def test_nothing_turns_data_into_code(path: Path) -> None:
+    sources = [path.read_text()]
+    if path.suffix == ".ipynb":
+        cells = json.loads(sources[0])["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    assert [danger for source in sources for danger in dangers(source)] == []
+
+
+def audit(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`make audit`, as if everything were installed."""
+    return run("make", "-o", ".venv/.installed", "audit", *arguments)
+
+
+def stand_in(path: Path, script: str) -> str:
+    """A folder with a `python` that answers as pip-audit would."""
+    (path / "python").write_text(f'#!/bin/sh\n[ "$1" = -c ] && exit 0\n{script}\n')
+    (path / "python").chmod(0o755)
+    return f"BIN={path}"
+
+
+def test_an_audit_that_finds_nothing_or_nobody_lets_the_check_go_on(tmp_path: Path) -> None:
+    (ROOT / ".venv").mkdir(exist_ok=True)
+    fine = audit(stand_in(tmp_path, "echo '[]' > .venv/audit.json"))
+    assert fine.returncode == 0, fine.stderr
+    alone = audit(stand_in(tmp_path, "echo 'ConnectionError: no network' >&2; exit 1"))
+    assert alone.returncode == 0, alone.stderr
+    (line,) = alone.stdout.splitlines()
+    assert line == "audit: not done, the advisory service cannot be reached (ConnectionError: no network)"
+
+
+def test_an_audit_that_finds_a_fault_fails_the_check(tmp_path: Path) -> None:
+    (ROOT / ".venv").mkdir(exist_ok=True)
+    found = audit(stand_in(tmp_path, "echo '[1]' > .venv/audit.json; echo 'Found 1 known vulnerability' >&2; exit 1"))
+    assert found.returncode != 0
+    assert "Found 1 known vulnerability" in found.stdout
+
+
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
-    ("dip", "ddpm", "hybrid", "classical", "adapters"),
-    ("experiment", "claims", "replay", "plotting"),
+    ("dip", "ddpm", "hybrid", "classical", "adapters", "tiles"),
+    ("workers", "experiment", "claims", "replay", "plotting", "play"),
     ("widgets",),
 )
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
@@ -252,7 +345,9 @@ SIDEWAYS = {
     ("compute", "types"),
     ("hybrid", "dip"),
     ("hybrid", "ddpm"),
+    ("hybrid", "classical"),
     ("priors", "networks"),
+    ("experiment", "workers"),
     ("claims", "experiment"),
 }
 MODULES = sorted(path.stem for path in (ROOT / "dipddpm_lib").glob("*.py") if path.stem != "__init__")

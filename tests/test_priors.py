@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -16,11 +18,16 @@ import pytest
 import torch
 from PIL import Image as PIL_Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from dipddpm_lib import compute, images, priors
 from dipddpm_lib.networks import DenoisingUNet, build
 from dipddpm_lib.types import InputError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+
+import train_priors
 
 FOLDS: tuple[priors.Fold, ...] = (1, 2)
 TRAINED = tuple(name for name in images.photographs() if name not in priors.EVALUATION)  # by both
@@ -179,9 +186,11 @@ def test_the_record_lists_exactly_what_was_trained_on(fold: priors.Fold) -> None
     record = priors.record(fold)
     assert record["fold"] == fold
     assert record["kind"] == "bundled"
-    assert set(record["images"]) == set(priors.training_names(fold))
+    further = {f"{name}.jpg" for names in train_priors.PACKAGES.values() for name in names.split()}
+    assert set(record["images"]) == set(priors.training_names(fold)) | further
     assert not set(record["images"]) & set(priors.HELD_OUT[fold])
-    for name, digest in record["images"].items():
+    for name in priors.training_names(fold):
+        digest = record["images"][name]
         assert digest == images.digest(images.load(name)), f"{name} is not the file that was trained on"
 
 
@@ -202,10 +211,33 @@ def test_an_unknown_fold_is_refused() -> None:
 @pytest.mark.parametrize("fold", FOLDS)
 def test_the_thumbnails_in_the_file_are_those_of_the_photographs(fold: priors.Fold) -> None:
     thumbs = priors._thumbs(fold)
-    assert set(thumbs) == set(priors.training_names(fold))
-    for name, stored in thumbs.items():
+    assert set(thumbs) == set(priors.record(fold)["images"])
+    for name in priors.training_names(fold):
         # rounded to 8 bits twice at most, on machines that resize with other rounding
-        assert np.abs(stored - thumb(name)).max() <= 1.01 / 255
+        assert np.abs(thumbs[name] - thumb(name)).max() <= 1.01 / 255
+
+
+@pytest.mark.parametrize("name", images.photographs())
+def test_no_further_photograph_is_taken_for_one_of_ours(name: str) -> None:
+    """Else both priors would count as trained on an evaluation image, and refuse it."""
+    further = {n: thumb for n, thumb in priors._thumbs(1).items() if n.endswith(".jpg")}
+    found = priors.similarities(images.load(name, 128), further)
+    assert max(found.values()) < priors.SEEN - 0.03
+
+
+def test_further_photographs_are_trained_on_and_remembered(tmp_path: Path) -> None:
+    path = tmp_path / "mine.png"
+    images.save(images.load("coffee", 90), path)
+    draw = compute.generator(0, "images")
+    plain, more = (priors.training_images(1, compute.generator(0, "images"), files) for files in ((), [path]))
+    assert len(more) >= len(plain) + 1
+    assert any(min(image.shape[-2:]) == 80 and torch.isfinite(image).all() for image in more)
+    network = build(DenoisingUNet, draw, channels=(8, 8))
+    weights = tmp_path / "w.safetensors"
+    priors.save(weights, network, 1, {"steps": 0}, seed=3, seconds=1.5, more=[path])
+    record, tensors = priors._read(weights)
+    assert record["images"]["mine.png"] == images.digest(images.load(path))
+    assert priors.similarity(images.load("coffee", 64), tensors["thumb.mine.png"].numpy() / 255.0) > priors.SEEN
 
 
 @pytest.mark.parametrize("name", images.photographs())
@@ -334,6 +366,33 @@ def test_a_damaged_file_is_refused_in_one_line(
         with pytest.raises(InputError, match=r"damaged\.safetensors") as caught:
             call()
         assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "large.safetensors"
+    path.touch()
+    os.truncate(path, priors.LARGEST_BYTES + 1)  # a hole, which takes no room on the disk
+    monkeypatch.setattr(priors, "weights_path", lambda fold: path)
+    for call in (lambda: priors.load(None), lambda: priors.weights_digest(1)):
+        with compute.peak_memory() as peak, pytest.raises(InputError, match="expected a file of at most"):
+            call()
+        assert peak.bytes < 2**26
+
+
+@pytest.mark.parametrize("channels", [[8, 8], [10**9], [2**40, 2**40], [], "48", None, [0], [-8], [8.0]])
+def test_widths_that_the_weights_do_not_bear_out_are_refused(
+    channels: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "forged.safetensors"
+    with safe_open(priors.weights_path(1), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        record = json.loads(file.metadata()["record"])
+    save_file(tensors, path, metadata={"record": json.dumps({**record, "channels": channels})})
+    monkeypatch.setattr(priors, "weights_path", lambda fold: path)
+    with compute.peak_memory() as peak, pytest.raises(InputError, match="does not hold the weights") as caught:
+        priors.shipped(1)
+    assert "\n" not in str(caught.value)
+    assert peak.bytes < 2**28
 
 
 def test_a_missing_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

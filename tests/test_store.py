@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -171,7 +172,8 @@ def test_a_change_of_code_recomputes(digest_of: Callable[..., str]) -> None:
 
 def test_the_source_is_every_module_beneath_the_experiments() -> None:
     modules = {path.stem for path in Path(dipddpm_lib.__file__).parent.glob("*.py")}
-    above = {"__init__", "store", "adapters", "experiment", "claims", "replay", "plotting", "widgets"}
+    above = {"__init__", "store", "adapters", "tiles", "workers", "experiment"}
+    above |= {"claims", "replay", "plotting", "play", "widgets"}
     assert set(store.SOURCES) == modules - above
 
 
@@ -529,3 +531,122 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(root: Path, m
     assert found is not None
     assert same(found, arrays())
     assert [path.name for path in (root / "unfinished").iterdir()] == ["a.checkpoint"]
+
+
+def test_abandoned_checkpoints_are_collected_by_age(root: Path) -> None:
+    now = time.time()
+    for name, age in (("old", store.ABANDONED_SECONDS + 60), ("young", store.ABANDONED_SECONDS - 60), ("new", 0)):
+        checkpoint = store.Checkpoint(name)
+        checkpoint.save(arrays())
+        os.utime(checkpoint.path, (now - age, now - age))
+    left = root / "unfinished" / "tmp-left"
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    store.put("k", RECORD, {})
+    assert sorted(path.name for path in (root / "unfinished").iterdir()) == ["new.checkpoint", "young.checkpoint"]
+
+
+# ---- lists and notes
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(where=st.floats(0, 1), bit=st.integers(0, 7))
+def test_no_bit_of_a_list_can_flip_unnoticed(where: float, bit: int, root: Path) -> None:
+    store.write_list("numbers", {"psnr": 27.5})
+    flip(root / "collections" / "numbers.json", where, bit)
+    assert store.read_list("numbers") is None
+
+
+def test_a_list_is_replaced_as_a_whole(root: Path) -> None:
+    assert store.read_list("a") is None
+    store.write_list("a", {"one": [1.5, None]})
+    store.write_list("a", {"two": math.inf})
+    assert store.read_list("a") == {"two": math.inf}
+    assert [path.name for path in (root / "collections").iterdir()] == ["a.json"]
+
+
+# ---- a store that somebody else made
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a\nb", ".hidden", "a b", "x" * 201])
+def test_a_name_leads_nowhere_but_into_the_store(name: str, root: Path) -> None:
+    for call in (
+        lambda: store.put(name, RECORD, {}),
+        lambda: store.get(name),
+        lambda: store.Checkpoint(f"{name}/"),
+        lambda: store.write_list(f"{name}/", {}),
+    ):
+        with pytest.raises(InputError, match="store: expected a name of") as caught:
+            call()
+        assert "\n" not in str(caught.value)
+    assert not root.exists()
+
+
+def test_links_are_followed_nowhere(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A result that is a link, a file of one that is, and a folder for checkpoints that leads elsewhere."""
+    store.put("k", RECORD, arrays())
+    (root / "link").symlink_to(root / "k")
+    assert store.get("link") is None
+    assert "it is a link" in capsys.readouterr().err
+    assert store.get("k") is not None
+    (root / "k" / "record.json").rename(tmp_path / "record.json")
+    (root / "k" / "record.json").symlink_to(tmp_path / "record.json")
+    assert store.get("k") is None
+    (tmp_path / "elsewhere").mkdir()
+    (root / "unfinished").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="is a link"):
+        store.Checkpoint("a").save(arrays())
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_no_file_is_not_read(file: str, root: Path) -> None:
+    """A pipe would be waited at for ever, and a device has no end."""
+    store.put("k", RECORD, arrays())
+    (root / "k" / file).unlink()
+    os.mkfifo(root / "k" / file)
+    assert store.get("k") is None
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_what_is_too_large_is_not_read(file: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file with a hole in it, which takes no room on the disk and would take all of the memory."""
+    store.put("k", RECORD, arrays())
+    os.truncate(root / "k" / file, store.LARGEST[file] + 1)
+    with compute.peak_memory() as peak:
+        assert store.get("k") is None
+    assert peak.bytes < 2**26
+    assert f"{file} is no file of at most {store.LARGEST[file]:,} bytes" in capsys.readouterr().err
+
+
+def header(**tensors: Any) -> bytes:
+    text = json.dumps(tensors).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+F32 = {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}
+LIES = {
+    "a header longer than the file": (2**62).to_bytes(8, "little") + header(x=F32)[8:] + bytes(16),
+    "a header longer than any number": b"\xff" * 8 + header(x=F32)[8:] + bytes(16),
+    "a shape larger than its bytes": header(x={**F32, "shape": [2**40]}) + bytes(16),
+    "a shape that overflows": header(x={**F32, "shape": [2**33, 2**33]}) + bytes(16),
+    "bytes beyond the end": header(x={**F32, "shape": [2**30], "data_offsets": [0, 2**32]}) + bytes(16),
+    "bytes before the start": header(x={**F32, "data_offsets": [-16, 0]}) + bytes(16),
+    "two that overlap": header(x=F32, y={**F32, "data_offsets": [8, 24]}) + bytes(24),
+    "bytes that are nobody's": header(x=F32) + bytes(64),
+    "a type that is none": header(x={**F32, "dtype": "OBJECT"}) + bytes(16),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_header_that_lies_is_not_believed(lie: str, root: Path) -> None:
+    """Its sum is right: whoever forges a file can forge that too."""
+    store.put("k", RECORD, {"x": torch.zeros(4)})
+    (root / "k" / "arrays.safetensors").write_bytes(LIES[lie])
+    sums = json.loads((root / "k" / "sums.json").read_text())
+    sums["arrays.safetensors"] = hashlib.sha256(LIES[lie]).hexdigest()
+    (root / "k" / "sums.json").write_text(json.dumps(sums))
+    with compute.peak_memory() as peak:
+        assert store.get("k") is None
+    assert peak.bytes < 2**26
+    assert len(list((root / "quarantine").iterdir())) == 1

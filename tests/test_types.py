@@ -7,6 +7,8 @@ import math
 import random
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Literal
 
 import jaxtyping
 import numpy as np
@@ -15,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dipddpm_lib import types
-from dipddpm_lib.types import InputError, Interval, LinearOperator, Measurement, Result, Step, require
+from dipddpm_lib.types import InputError, Interval, LinearOperator, Measurement, Result, Step, check_fields, require
 
 
 class Doubled(LinearOperator):
@@ -40,6 +42,39 @@ def test_require_raises_an_input_error_with_its_message_and_only_when_the_condit
     require(True, "never said")
     with pytest.raises(InputError, match=r"^expected this, got that$"):
         require(False, "expected this, got that")
+
+
+@dataclass(frozen=True)
+class Fields:
+    whole: int = 1
+    real: float = 0.5
+    either: int | None = None
+    word: Literal["a", "b"] = "a"
+    many: tuple[int, ...] = (1,)
+    truth: bool = False
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"whole": True}, "whole: expected a whole number, got True"),
+        ({"whole": 1.0}, "whole: expected a whole number, got 1.0"),
+        ({"real": math.nan}, "real: expected a finite number, got nan"),
+        ({"real": 10**400}, "real: expected a finite number, got 1000"),
+        ({"real": True}, "real: expected a finite number, got True"),
+        ({"either": "x\ny"}, r"either: expected a whole number or None, got 'x\\ny'"),
+        ({"word": "c"}, "word: expected a or b, got 'c'"),
+        ({"many": (1, "2")}, r"many: expected a tuple, each of its items a whole number, got \(1, '2'\)"),
+        ({"truth": 1}, "truth: expected True or False, got 1"),
+    ],
+)
+def test_fields_are_of_their_types(given: dict[str, object], words: str) -> None:
+    check_fields(Fields())
+    check_fields(Fields(real=3, either=2, word="b", many=()))
+    with pytest.raises(InputError, match=words) as caught:
+        check_fields(Fields(**given))  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
 
 
 def test_an_input_error_is_a_value_error() -> None:

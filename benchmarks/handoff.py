@@ -1,0 +1,149 @@
+"""The search behind `HybridConfig`, and when DIP is the right start: every start × noise level × trust in y, by PSNR.
+
+Each row is one image, one degradation and one seed. The nine tasks made the rules; the other degradations test them.
+Two processes may share the work (`--images`); one more run collects the rows from the store into handoff.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dipddpm_lib import classical, compute, ddpm, dip, hybrid, images, metrics, operators, priors, store
+from dipddpm_lib.classical import ClassicalConfig
+from dipddpm_lib.ddpm import SampleConfig
+from dipddpm_lib.dip import DIPConfig
+from dipddpm_lib.schedules import NoiseSchedule
+from dipddpm_lib.types import Image, Measurement
+
+HERE = Path(__file__).resolve().parent
+SIZE = 128
+SCHEDULE = NoiseSchedule.cosine(1000)
+SIGMAS = (0.15, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0)
+LAMBDAS = (3.0, 7.0, 20.0)  # tried where y is noisy; elsewhere it is trusted to its rounding, whatever λ
+STEPS = 8
+FITS = (60, 200)
+
+# the nine tasks, which made the rules, and what tests them: (kind, strength) of `operators.degradation`
+DEGRADATIONS: dict[str, tuple[str, float] | None] = {
+    **dict.fromkeys(operators.TASKS),
+    "denoise_15": ("denoise", 15),
+    "denoise_100": ("denoise", 100),
+    "inpaint_70": ("inpaint", 70),
+    "inpaint_95": ("inpaint", 95),
+    "holes_2": ("holes", 2),
+    "holes_12": ("holes", 12),
+    "super_x2": ("super", 2),
+    "super_x8": ("super", 8),
+    "deblur_3": ("deblur", 3),
+    "compressive_05": ("compressive", 5),
+    "compressive_20": ("compressive", 20),
+    "compressive_50": ("compressive", 50),
+    "fourier_x2": ("fourier", 2),
+    "fourier_x8": ("fourier", 8),
+}
+
+
+def _measured(x_true: Image, name: str, seed: int) -> Measurement:
+    draw = compute.generator(seed, f"measure/{name}")
+    what = DEGRADATIONS[name]
+    operator, sigma_y = (
+        operators.task(name, SIZE, SIZE, draw) if what is None else operators.degradation(*what, SIZE, SIZE, draw)
+    )
+    return operators.measure(operator, x_true, sigma_y, draw)
+
+
+def _starts(m: Measurement, seed: int) -> Iterator[tuple[str, Image, float | None, float]]:
+    """Name, image, estimated RMSE and seconds of every start."""
+    for iterations in FITS:
+        config = replace(DIPConfig.fast(iterations), runs=2)
+        begun = time.perf_counter()
+        *_, fit = dip.reconstruct(m, config, compute.generator(seed, "dip"))
+        yield f"DIP, {iterations}", fit.x0_hat, fit.rmse_hat, time.perf_counter() - begun
+    begun = time.perf_counter()
+    (step,) = classical.reconstruct(m, ClassicalConfig())
+    seconds = time.perf_counter() - begun
+    rmse_hat = None
+    if isinstance(m.operator, operators.Inpainting):
+        rmse_hat = classical.held_out_rmse(m, ClassicalConfig(), 0.02, compute.generator(seed, "dip"))
+    yield "classical", step.x0_hat, rmse_hat, seconds
+    yield "measurement", operators.pseudo_inverse(m), None, 0.0
+
+
+def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
+    """Each start's score and error, and the PSNR it leads to by λ and σ."""
+    x_true = images.load(image, SIZE)
+    m = _measured(x_true, degradation, seed)
+    operator, sigma_y = m.operator, m.sigma_y
+    denoiser = priors.load(x_true)
+
+    def psnr(x_t: Image, t: int, config: SampleConfig, y: Measurement | None = m) -> float:
+        *_, last = ddpm.sample(denoiser, SCHEDULE, x_t, t, config, compute.generator(seed, "sample"), y)
+        return round(metrics.psnr(last.x0_hat, x_true), 3)
+
+    out: dict[str, Any] = {"image": image, "degradation": degradation, "seed": seed, "sigma_y": sigma_y, "starts": {}}
+    for name, start, rmse_hat, seconds in _starts(m, seed):
+        error = start.clamp(-1, 1) - x_true if name == "measurement" and sigma_y == 0 else start - x_true
+        by_lambda = {}
+        for lam in LAMBDAS if sigma_y > 0 else (7.0,):
+            ts = [SCHEDULE.t_at_sigma(sigma) for sigma in SIGMAS]
+            config = SampleConfig(steps=STEPS, lam=lam)
+            by_lambda[f"{lam:g}"] = [psnr(hybrid.hand_off(start, SCHEDULE, t), t, config) for t in ts]
+        out["starts"][name] = {
+            "psnr": round(metrics.psnr(start, x_true), 3),
+            "rmse": float(error.square().mean().sqrt()),
+            "rmse_hat": rmse_hat,
+            "coarse": _coarse_share(error),
+            "seconds": seconds,
+            "after": by_lambda,
+        }
+    x_T = torch.randn(x_true.shape, generator=compute.generator(seed, "x_T"))
+    out["noise"] = {
+        f"{steps}, zeta = 1, λ = {lam:g}": psnr(x_T, 1000, SampleConfig(steps, "quadratic", zeta=1.0, lam=lam))
+        for steps in (STEPS, 30, 100)
+        for lam in (LAMBDAS if sigma_y > 0 and steps == 100 else (7.0,))
+    }
+    out["noise"] |= {f"{STEPS}, eta = 0, λ = 7": psnr(x_T, 1000, SampleConfig(STEPS))}
+    if isinstance(operator, operators.Identity):
+        out["one_step"] = round(metrics.psnr(ddpm.denoise_once(denoiser, m.y, sigma_y), x_true), 3)
+    return out
+
+
+def _coarse_share(error: Tensor) -> float:
+    """The share of the error's energy below an eighth of the sampling rate: 1/16 π for white noise, 1 if smooth."""
+    power = torch.fft.fft2(error).abs().square().mean((0, 1))
+    f = torch.fft.fftfreq(error.shape[-1])
+    return float(power[(f[:, None] ** 2 + f[None] ** 2).sqrt() < 0.125].sum() / power.sum())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
+    parser.add_argument("--degradations", default=",".join(DEGRADATIONS), help="separated by commas")
+    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--output", type=Path, default=HERE / "handoff.json")
+    options = parser.parse_args()
+    rows = []
+    for seed in range(options.seeds):
+        for degradation in options.degradations.split(","):
+            for image in options.images.split(","):
+                where = {"image": image, "degradation": degradation, "seed": seed}
+                weights = priors.weights_digest(priors.fold_for(images.load(image, SIZE)))
+                key = {**where, "weights": weights, "grid": [SIGMAS, LAMBDAS, STEPS, FITS]}
+                rows.append(store.remember("handoff.row", key, lambda w=where: (row(**w), {}))[0])  # type: ignore[misc]
+                print(f"{image} {degradation} {seed}", file=sys.stderr, flush=True)
+    record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": compute.machine()}
+    options.output.write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
