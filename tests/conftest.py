@@ -84,15 +84,6 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", before)
 
 
-@pytest.fixture(scope="session")
-def playground_parameters() -> dict[str, Any]:
-    """Name → default of the parameters cell of notebooks/playground.ipynb."""
-    notebook = nbformat.read(Path(__file__).resolve().parents[1] / "notebooks" / "playground.ipynb", as_version=4)
-    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
-    assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign) and node.value]
-    return {node.target.id: ast.literal_eval(node.value) for node in assigned}  # type: ignore[union-attr]
-
-
 @dataclass(frozen=True)
 class Seen:
     """One visit of a page: requests that left it, what the console said, axe's findings, what `use` returned."""
@@ -171,3 +162,12 @@ def visit() -> Iterator[Visit]:
 
         yield visited
         browser.close()
+
+
+@pytest.fixture(scope="session")
+def playground_parameters() -> dict[str, Any]:
+    """Name → default of the parameters cell of notebooks/playground.ipynb."""
+    notebook = nbformat.read(Path(__file__).resolve().parents[1] / "notebooks" / "playground.ipynb", as_version=4)
+    (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
+    assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign) and node.value]
+    return {node.target.id: ast.literal_eval(node.value) for node in assigned}  # type: ignore[union-attr]
