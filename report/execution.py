@@ -22,7 +22,8 @@ from typing import Any
 import nbformat
 import papermill
 import yaml
-from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.client import KernelClient
 from jupyter_client.manager import KernelManager
 from jupyter_core.utils import ensure_event_loop
 from papermill.engines import NBClientEngine, papermill_engines
@@ -289,11 +290,15 @@ def _kernels(paths: Sequence[Path]) -> Generator[_Kernel, None, None]:
 
 
 class _Kernel(KernelManager):
-    """A kernel that closes the client it was run through: nbclient leaves that to whoever started the kernel."""
+    """A kernel that closes the client it was run through: nbclient leaves that to whoever started the kernel.
 
-    _client: BlockingKernelClient | None = None
+    The client does not block: beside one that does, nbclient never sees that the kernel has died.
+    """
 
-    def client(self, **arguments: Any) -> BlockingKernelClient:
+    client_factory = AsyncKernelClient
+    _client: KernelClient | None = None
+
+    def client(self, **arguments: Any) -> Any:
         self._client = super().client(**arguments)
         return self._client
 
@@ -368,8 +373,10 @@ def _run_notebook(
     failed = target.with_suffix(".failed.ipynb")
     unfinished = target.with_name(f".{path.stem}.unfinished.ipynb")
     check_inside(target, failed, unfinished)
-    # warnings of papermill (no kernelspec language, unparsed parameters) repeat what is checked here
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    # papermill warns of what is checked here (no kernelspec language, unparsed parameters) and repeats what it raises;
+    # asyncio remarks on the cell that Ctrl-C left
+    for name in ("papermill", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         papermill.execute_notebook(
             str(path.resolve()),
