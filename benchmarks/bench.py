@@ -589,6 +589,7 @@ def pass_on(number: int, cells: int, size: int) -> None:
             n_workers=number,
             threads_per_worker=1,
             processes=False,
+            memory_limit=0,  # each would count this whole process as its own
             protocol="tcp://",  # as between machines: what is sent is packed and unpacked
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",

@@ -129,9 +129,10 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
     root = folder()
     target = root / check_name(key)
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        # not among the results: to list a hundred thousand of them for stale ones takes longer than to write one
+        place = _place("unfinished")
         _collect_stale(root)
-        scratch = Path(tempfile.mkdtemp(prefix="tmp-", dir=root))
+        scratch = Path(tempfile.mkdtemp(prefix="tmp-", dir=place))
         try:
             tensors = save_tensors({k: v.detach().cpu().contiguous() for k, v in arrays.items()})
             text = json.dumps(dict(record), sort_keys=True).encode()
@@ -294,7 +295,7 @@ def _quarantine(path: Path, error: Exception) -> None:
 
 def _collect_stale(root: Path) -> None:
     """Remove what killed writers left and checkpoints of abandoned work, once they are too old to be anybody's."""
-    left_by_killed = ("tmp-*", "unfinished/tmp-*", "collections/tmp-*")
+    left_by_killed = ("unfinished/tmp-*", "collections/tmp-*")
     ages = {**dict.fromkeys(left_by_killed, STALE_SECONDS), "unfinished/*.checkpoint": ABANDONED_SECONDS}
     for pattern, oldest in ages.items():
         for left in root.glob(pattern):

@@ -144,6 +144,7 @@ def _local(number: int) -> Iterator[Client]:
                     n_workers=number,
                     threads_per_worker=1,
                     processes=True,
+                    memory_limit=0,  # dask's would pause for good a worker whose last cell was a large one
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",  # any free port: the default is one for all of a machine's users
                     silence_logs="CRITICAL",

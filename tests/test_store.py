@@ -180,6 +180,10 @@ def test_the_source_is_every_module_beneath_the_experiments() -> None:
 # ---- putting and getting
 
 
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
 def test_what_was_put_comes_back_to_the_bit(root: Path) -> None:
     put = arrays()
     assert store.get("k") is None
@@ -187,8 +191,7 @@ def test_what_was_put_comes_back_to_the_bit(root: Path) -> None:
     record, got = store.get("k") or pytest.fail("nothing there")
     assert record == RECORD
     assert same(got, put)
-    assert sorted(p.name for p in root.iterdir()) == ["k"], "no scratch stays"
-    assert sorted(p.name for p in (root / "k").iterdir()) == sorted(FILES)
+    assert files(root) == sorted(f"k/{name}" for name in FILES), "no scratch stays"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -331,7 +334,7 @@ def test_two_threads_write_one_key(root: Path) -> None:
     for thread in threads:
         thread.join(60)
     assert failed == []
-    assert sorted(p.name for p in root.iterdir()) == sorted(f"k{n}" for n in range(10))
+    assert files(root) == sorted(f"k{n}/{name}" for n in range(10) for name in FILES)
     for n in range(10):
         got = store.get(f"k{n}")
         assert got is not None
@@ -409,7 +412,7 @@ def race():
 out["writers"] = [wait(p) for p in [child(race) for _ in range(3)]]
 assert all(store.get(f"race-{n}") is not None and right(n, store.get(f"race-{n}")) for n in range(20))
 out["aside"] = (store.folder() / "quarantine").exists()
-out["scratch"] = len(list(store.folder().glob("tmp-*")))
+out["scratch"] = len(list(store.folder().glob("unfinished/tmp-*")))
 print(json.dumps(out))
 """
 
@@ -454,7 +457,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(root: Path, monkeypatch: pyt
         patch.setattr(store, "_sync", full)
         with pytest.raises(InputError, match=r"No space left on device.*free space there"):
             store.put("k", RECORD, arrays())
-    assert list(root.iterdir()) == []
+    assert files(root) == []
     store.put("k", RECORD, arrays())
     assert store.get("k") is not None
 
@@ -463,13 +466,15 @@ def test_scratch_folders_are_collected_by_age(root: Path) -> None:
     now = time.time()
     ages = {"tmp-old": store.STALE_SECONDS + 60, "tmp-young": store.STALE_SECONDS - 60, "tmp-new": 0}
     for name, age in ages.items():
-        (root / name).mkdir(parents=True)
-        (root / name / "record.json").write_text("{}")
-        os.utime(root / name, (now - age, now - age))
+        left = root / "unfinished" / name
+        left.mkdir(parents=True)
+        (left / "record.json").write_text("{}")
+        os.utime(left, (now - age, now - age))
     (root / "old-result").mkdir()
     os.utime(root / "old-result", (0, 0))
     store.put("k", RECORD, {})
-    assert sorted(p.name for p in root.iterdir()) == ["k", "old-result", "tmp-new", "tmp-young"]
+    assert sorted(p.name for p in root.iterdir()) == ["k", "old-result", "unfinished"]
+    assert sorted(p.name for p in (root / "unfinished").iterdir()) == ["tmp-new", "tmp-young"]
 
 
 def test_the_folder_is_what_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -593,9 +598,12 @@ def test_links_are_followed_nowhere(root: Path, tmp_path: Path, capsys: pytest.C
     (root / "k" / "record.json").symlink_to(tmp_path / "record.json")
     assert store.get("k") is None
     (tmp_path / "elsewhere").mkdir()
+    (root / "unfinished").rmdir()
     (root / "unfinished").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(InputError, match="is a link"):
         store.Checkpoint("a").save(arrays())
+    with pytest.raises(InputError, match="is a link"):
+        store.put("l", RECORD, arrays())
     assert not list((tmp_path / "elsewhere").iterdir())
 
 
