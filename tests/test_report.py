@@ -595,7 +595,7 @@ def test_the_conclusion_runs_last() -> None:
         (["-p", "os.x=1"], "expected -p KEY=VALUE"),
         (["-p", "SIZE = 1; import os #=1"], "expected -p KEY=VALUE"),
         (["-p", "__builtins__=1"], "no parameter __builtins__ in"),
-        (["--preset", "code"], "preset, all: no parameter SIZE=1; import os\\n# in"),
+        (["--preset", "code"], "preset, all: no parameter SIZE=1; import os # in"),
         (["-p", "SIZE=[1"], "parameter SIZE: '[1' is not YAML"),
         (["--only", "00_frist"], "no notebook 00_frist; did you mean 00_first?"),
         (["--preset", "qick"], "no preset qick; did you mean quick?"),
