@@ -116,7 +116,7 @@ METHOD: dict[type, str] = {
 # 512² but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1041,
 # `shaped(5, 64)` 2056, the U-Net's call 868, its training 13518, all in bf16; `published` 10262, `snail` 1969,
 # `deep_decoder` 3901 in float32. A test holds that the estimate lies between two fifths of a peak and the whole.
-LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 8, 13, 4.5, 3.5, 30
+LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 6.5, 11, 3.8, 3.5, 25
 PIXEL_BYTES = 300
 STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
 
