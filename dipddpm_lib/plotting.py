@@ -113,7 +113,8 @@ def _draw(ax: Any, panel: Panel) -> None:
         colour = COLOURS.get(name, CYCLE[i % len(CYCLE)])
         marker = "" if panel.lines else MARKERS[i % len(MARKERS)]
         x, y = values[0], values[1]
-        ax.plot(x, y, "" if panel.points else "-", marker=marker, markersize=5, color=colour, label=name)
+        line = "none" if panel.points else "-"
+        ax.plot(x, y, linestyle=line, marker=marker, markersize=5, color=colour, label=name)
         if len(values) == 4:
             ax.fill_between(x, values[2], values[3], color=colour, alpha=0.15, linewidth=0)
     if panel.points:

@@ -385,3 +385,11 @@ def test_the_experiments_columns_have_formats(page: Callable[[], html.HtmlElemen
     assert cells(page()) == [["0.123", "20"]]
     table(pd.DataFrame({"SSIM": [0.12345]}), "tab-a", "…", {"SSIM": ".1f"})
     assert cells(page()) == [["0.1"]]
+
+
+def test_points_are_not_joined_by_lines() -> None:
+    """Runs have no order: a line between them would tell of one."""
+    (axes,) = plotting.curves(plotting.Panel({"a": ([1, 3, 2], [1, 2, 3])}, "x", "y", points=True)).axes
+    assert [line.get_linestyle() for line in axes.lines if line.get_label() == "a"] == ["None"]
+    (axes,) = plotting.curves(plotting.Panel({"a": ([1, 3, 2], [1, 2, 3])}, "x", "y")).axes
+    assert axes.lines[0].get_linestyle() == "-"
