@@ -32,7 +32,7 @@ from . import compute, images
 from .types import Image, Interval, require
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK, GREY = (
     "#0072B2",
     "#E69F00",
     "#009E73",
@@ -41,10 +41,11 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
     "#56B4E9",
     "#B8A800",
     "#222222",
+    "#8A8A8A",
 )
 COLOURS = {"DIP": BLUE, "DDPM": RED, "DIP+DDPM": GREEN, "classical": ORANGE}
-CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+CYCLE = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY, YELLOW, BLACK, GREY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "h")
 
 SMALL = 160  # pixels; images up to this wide are shown with sharp pixels
 

@@ -61,7 +61,14 @@ NUMBERS: dict[str, dict[str, float]] = {
     "oracle": {"white_gain": 2.34, "smooth_gain": -0.45, "steps_enough": 7},
     "generation": {"diversity": 0.61, "swd_floor": 0.05, "swd_samples": 0.123, "swd_noise": 0.789},
     "bundled": {"psnr_25": 29.1, "psnr_50": 26.2},
-    "architecture": {"wider": 0.57, "deeper": 0.68, "time_ratio": 3.1, "memory_ratio": 2.2},
+    "architecture": {
+        "wider": 0.57,
+        "deeper": 0.68,
+        "wider_least": 0.11,
+        "deeper_least": 0.22,
+        "time_ratio": 3.1,
+        "memory_ratio": 2.2,
+    },
     "noise": {
         "needed_low": 3,
         "needed_high": 11,
@@ -71,8 +78,12 @@ NUMBERS: dict[str, dict[str, float]] = {
         "steps": 17,
         "adaptive_needs": 6,
         "uniform_needs": 13,
+        "most_steps": 50,
     },
     "restoration": {
+        "images": 2,
+        "seeds": 1,
+        "size": 96,
         "over_dip": 1.23,
         "over_ddpm": 2.34,
         "above_ddpm": 9,
@@ -163,6 +174,8 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
     (claims._reported_dip, {"dip/DIP/psnr": 20.0}, FAILS),
     (claims._filters, {}, HOLDS),
     (claims._filters, {"architecture.deeper": -0.5}, CONDITIONS),
+    (claims._filters, {"architecture.deeper_least": -1.7}, CONDITIONS),  # the mean gains, one width loses
+    (claims._filters, {"architecture.wider_least": -0.2}, CONDITIONS),
     (claims._filters, {"architecture.deeper": -0.5, "architecture.wider": 0.1}, FAILS),
     (claims._architecture_cost, {}, HOLDS),
     (claims._architecture_cost, {"architecture.memory_ratio": 1.0}, FAILS),
@@ -198,6 +211,7 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
     (claims._theory, {"oracle.smooth_gain": 0.0, "oracle.white_gain": 0.0}, FAILS),
     (claims._adaptive_speed, {}, HOLDS),
     (claims._adaptive_speed, {"noise.adaptive_needs": 20}, FAILS),
+    (claims._adaptive_speed, {"noise.adaptive_needs": 50, "noise.uniform_needs": 50}, FAILS),
     (claims._fidelity, {"hybrid/DDPM, 1000 steps/psnr": 26.0}, CONDITIONS),
     (claims._fidelity, {"hybrid/DDPM, 1000 steps/psnr": 35.0}, HOLDS),
     (claims._fidelity, {"hybrid/DDPM, 1000 steps/psnr": 20.0}, FAILS),
@@ -239,7 +253,7 @@ def test_numbers_stand_in_the_text() -> None:
         claims._reported_ddpm: ("[−1.31, −1.12]", "25.00"),
         claims._reported_hybrid: ("1.7 standard", "5.6 dB"),
         claims._reported_time: ("1.4×", "39×", "2.7×"),
-        claims._filters: ("+0.57", "+0.68"),
+        claims._filters: ("+0.57", "+0.68", "+0.11", "+0.22"),
         claims._architecture_cost: ("3.1×", "2.2×"),
         claims._balance: ("1.00 of its time",),
         claims._half_quality: ("T = 500 against 1000", "−0.40"),
@@ -323,7 +337,10 @@ def test_the_finding_is_three_sentences_that_follow_the_evidence() -> None:
     assert "28.0 dB with 20 network calls, DDPM at its best to 25.0 dB with 1000" in known
     assert known.endswith("the hybrid is 2.7 times as fast.")
     assert "the hybrid is ahead**: " in restored
-    assert "+2.34 dB from DDPM at 3.4× its speed, and +1.23 dB from DIP; in 0 of them" in restored
+    assert "9 tasks (2 photographs at 96², 1 seed) it is" in restored
+    assert (
+        "+2.34 dB from DDPM at its better setting, at 3.4× its speed, and +1.23 dB from DIP; in 0 of them" in restored
+    )
     slow = claims.finding(evidence({"hybrid/DIP+DDPM/seconds": 60.0, "hybrid/DIP+DDPM/psnr": 20.0}))
     assert "does not save steps" in slow
     assert "2.0 times as slow" in slow
