@@ -375,6 +375,7 @@ class _Watch:
         self.least = float("inf")
         self.mean: Image | None = None
         self.variance = 0.0
+        self.first = 0  # the iteration at which the variance began
 
     def over(self, fit: Fit, residual: float | None) -> bool:
         """True once the least measure is `patience` iterations old."""
@@ -397,8 +398,8 @@ class _Watch:
         return self.best or last
 
     def state(self) -> dict[str, Tensor]:
-        """A copy of what was seen so far; the least measure first, then the variance."""
-        out = {"measures": torch.tensor([self.least, self.variance], dtype=torch.float64)}
+        """A copy of what was seen so far; the least measure, the variance, and where it began."""
+        out = {"measures": torch.tensor([self.least, self.variance, self.first], dtype=torch.float64)}
         if self.mean is not None:
             out["mean"] = self.mean.clone()
         if self.best is not None:
@@ -408,7 +409,8 @@ class _Watch:
         return out
 
     def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
-        self.least, self.variance = state["measures"].tolist()
+        self.least, self.variance, first = state["measures"].tolist()
+        self.first = int(first)
         self.mean = state["mean"].to(device) if "mean" in state else None
         self.best = None
         if "best" in state:
@@ -420,9 +422,9 @@ class _Watch:
         """EMV with α = 0.1: O(1) a step in place of a window (Wang et al. 2023, eq. 6 and 7)."""
         alpha = 0.1
         if self.mean is None:
-            self.mean = fit.x_t
+            self.mean, self.first = fit.x_t, fit.index
         step = fit.x_t - self.mean
         self.mean = self.mean + alpha * step
         self.variance = (1 - alpha) * (self.variance + alpha * float((step**2).mean()))
         # the variance starts at 0 and must first see a few windows' worth of outputs
-        return self.variance if fit.index >= 5 / alpha else float("inf")
+        return self.variance if fit.index - self.first >= 5 / alpha else float("inf")

@@ -147,6 +147,17 @@ def test_the_moving_variance_stops_after_its_least() -> None:
     assert index == watch.best.index + 40
 
 
+@pytest.mark.parametrize("delay", [{"warmup": 100}, {"warmup": 0, "coarse": 60}])
+def test_the_moving_variance_begins_where_the_stop_does(delay: dict[str, int]) -> None:
+    """At its first outputs it is 0, which no later one undercuts: they do not count, wherever they lie."""
+    config = replace(TINY, stop="emv", ema=0.9, patience=20, iterations=150, **delay)
+    fitting = dip.reconstruct(_noisy()[1], config, compute.generator(0, "dip"))
+    list(fitting)
+    assert fitting.watch.best is not None
+    assert fitting.watch.least > 0
+    assert fitting.watch.best.index >= max(config.warmup // 2, config.coarse) + 50
+
+
 @pytest.mark.parametrize(("noisy", "patience"), [(True, 10), (False, 30)])
 def test_the_held_out_stop_keeps_the_last_fit_unless_it_collapsed(noisy: bool, patience: int) -> None:
     """The error falls until iteration 50; where it has risen by more than a tenth at the stop, iteration 50 is kept."""
