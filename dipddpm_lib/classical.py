@@ -102,10 +102,10 @@ def held_out_rmse(measurement: Measurement, config: ClassicalConfig, share: floa
     operator, y = measurement.operator, measurement.y
     require(
         isinstance(operator, Inpainting),
-        f"t_start: no error estimate for a classical start under {type(operator).__name__}; give t_start",
+        f"held_out_rmse: expected an Inpainting, got {type(operator).__name__}, whose entries are no pixels",
     )
     held = operator.held_out(y, share, generator)
     fewer = Inpainting(operator.support & ~held.to(operator.support.device))
     (step,) = reconstruct(Measurement(fewer.A(y), fewer, measurement.sigma_y), config)
     error = (step.x0_hat.to(y) - y)[..., held]
-    return max(0.0, float((error**2).mean()) - measurement.sigma_y**2) ** 0.5
+    return measurement.rmse(float((error**2).mean()), error.numel())

@@ -236,7 +236,7 @@ class Fitting(Iterator[Fit]):
     def __init__(self, measurement: Measurement, config: DIPConfig, generator: torch.Generator):
         where = compute.default().float32() if config.float32 else compute.default()
         operator, y = measurement.operator, measurement.y.to(where.device)
-        self.config, self.operator, self.y, self.sigma_y = config, operator, y, measurement.sigma_y
+        self.config, self.measurement, self.operator, self.y = config, measurement, operator, y
         # the first run goes on drawing from the caller's generator, each other has one of its own
         seeds = torch.randint(2**48, (config.runs - 1,), generator=generator).tolist()
         draws = [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
@@ -276,7 +276,7 @@ class Fitting(Iterator[Fit]):
             seen = self.operator.A(estimates)
             error = seen.mean(0, keepdim=True) - self.y
             residual = float((self.held * error**2).sum()) / self.count
-            rmse_hat = _rmse(residual, self.sigma_y, self.count)
+            rmse_hat = self.measurement.rmse(residual, self.count)
             if config.runs > 1:
                 shown = float((self.held * seen.var(0, keepdim=True)).sum()) / self.count
                 # below 1 it would say that fitted entries are right: there the runs agree on the noise they fitted
@@ -358,11 +358,6 @@ class _Run:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.optimiser.restore(state)
         self.generator.set_state(state["generator"])
-
-
-def _rmse(mse: float, sigma_y: float, count: int) -> float:
-    """The noise taken off, but no less than its own standard error: a mean of `count` squares varies by √(2/count)."""
-    return math.sqrt(max(mse - sigma_y**2, mse * math.sqrt(2 / count) if sigma_y > 0 else 0.0))
 
 
 class _Watch:

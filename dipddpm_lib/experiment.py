@@ -67,7 +67,7 @@ class Cell:
         check_fields(self)
         self._check_memory()
         x_true = self.x_true()
-        self.measurement(x_true)
+        measured = self.measurement(x_true)
         schedule = NoiseSchedule.named(self.schedule, self.T)
         sample = self.config.sample if isinstance(self.config, HybridConfig) else self.config
         if isinstance(sample, SampleConfig):
@@ -80,8 +80,10 @@ class Cell:
             else:
                 crop, side = self.training.crop, min(x_true.shape[-2:])
                 require(crop is None or crop <= side, f"crop: expected at most {side}, the image's side, got {crop}")
-        if isinstance(self.config, HybridConfig) and self.config.t_start is not None:
-            schedule.check_t(self.config.t_start, "t_start")
+        if isinstance(self.config, HybridConfig):
+            if self.config.t_start is not None:
+                schedule.check_t(self.config.t_start, "t_start")
+            hybrid.check_start(measured, hybrid.settle(measured, self.config))
 
     def _check_memory(self) -> None:
         need, have = bytes_needed(self), compute.memory()
@@ -686,7 +688,7 @@ def sweep(
                     workplace is not None and store.get(outcome.key) is None
                 ):  # a worker elsewhere keeps its results there
                     store.put(outcome.key, outcome.record, outcome.arrays)
-                _failure_path(outcome.key).unlink(missing_ok=True)
+                _failure_path(keys[index]).unlink(missing_ok=True)
     except LostScheduler:
         raise SweepError(
             f"{name or 'sweep'}: the scheduler was lost; {len(found)} of {len(cells)} cells are stored; start it again "

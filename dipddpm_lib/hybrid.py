@@ -60,17 +60,32 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
     """The configuration with its start chosen for this measurement.
 
     Where y is the image under white noise, √ᾱ y is a state of the forward process itself, at σ_t = σ_y: one call of
-    the denoiser gives the posterior mean, and no fit and no further step brings it nearer. Where pixels are missing,
-    biharmonic inpainting is as good a start as DIP and much cheaper. Everywhere else it is DIP. A configuration that
-    names its start or its t_start, or asks for no consistency with y, is left as it is.
+    the denoiser gives the posterior mean, and on average neither a fit nor a further step brings it nearer. Where
+    pixels are missing, biharmonic inpainting is as good a start as DIP and much cheaper. Everywhere else it is DIP.
+    A configuration that names its start keeps it; one that gives t_start, or asks for no consistency with y, and
+    names none, starts from DIP.
     """
-    if config.start != "auto":
-        return config
-    if not config.consistency or config.t_start is not None:
-        return replace(config, start="dip")
-    if isinstance(measurement.operator, Identity) and measurement.sigma_y > 0:
-        return replace(config, start="measurement", sample=replace(config.sample, steps=1), rho=1.0, consistency=False)
-    return replace(config, start="classical" if isinstance(measurement.operator, Inpainting) else "dip")
+    noisy = isinstance(measurement.operator, Identity) and measurement.sigma_y > 0
+    if config.start == "auto":
+        start: Start = "dip"
+        if config.consistency and config.t_start is None:
+            missing = isinstance(measurement.operator, Inpainting)
+            start = "measurement" if noisy else "classical" if missing else "dip"
+        config = replace(config, start=start)
+    if config.start == "measurement" and noisy and config.t_start is None:
+        return replace(config, sample=replace(config.sample, steps=1), rho=1.0, consistency=False)
+    return config
+
+
+def check_start(measurement: Measurement, config: HybridConfig) -> None:
+    """Refuse, before any computing, a settled configuration whose t_start would follow from an unknown error."""
+    known = {"dip": True, "classical": isinstance(measurement.operator, Inpainting)}
+    known["measurement"] = isinstance(measurement.operator, Identity) and measurement.sigma_y > 0
+    require(
+        config.t_start is not None or known[config.start],
+        f"t_start: no error estimate for a {config.start} start under {type(measurement.operator).__name__}, "
+        f"sigma_y = {measurement.sigma_y:g}; give t_start, or take another start",
+    )
 
 
 def begin(measurement: Measurement, config: HybridConfig, generator: torch.Generator) -> Iterator[Fit]:
@@ -78,13 +93,15 @@ def begin(measurement: Measurement, config: HybridConfig, generator: torch.Gener
     if config.start == "dip":
         yield from dip.reconstruct(measurement, config.dip, generator)
         return
+    check_start(measurement, config)
+    rmse_hat: float | None = None
     if config.start == "measurement":
-        image, rmse_hat = pseudo_inverse(measurement), None
-        if isinstance(measurement.operator, Identity):
+        image = pseudo_inverse(measurement)
+        if config.t_start is None:
             rmse_hat = measurement.sigma_y
     else:
         *_, step = classical.reconstruct(measurement, ClassicalConfig())
-        image, rmse_hat = step.x0_hat, None
+        image = step.x0_hat
         if config.t_start is None:
             rmse_hat = classical.held_out_rmse(measurement, ClassicalConfig(), config.dip.held_out, generator)
     yield Fit(0, 0, image, image, rmse_hat)

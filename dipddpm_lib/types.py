@@ -143,6 +143,14 @@ class Measurement:
     def image_size(self) -> tuple[int, int]:
         return self.operator.image_size(self.y)
 
+    def rmse(self, mse: float, count: int) -> float:
+        """The RMSE behind a mean square error on `count` entries of y: their noise taken off.
+
+        It is no less than its own standard error, since a mean of `count` squares varies by √(2/count).
+        """
+        least = mse * math.sqrt(2 / count) if self.sigma_y > 0 else 0.0
+        return math.sqrt(max(mse - self.sigma_y**2, least))
+
 
 @runtime_checkable
 class Denoiser(Protocol):

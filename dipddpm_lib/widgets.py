@@ -289,7 +289,9 @@ class Panel:
         settled = choice.settled() if hybrid and not problem else None
         fits = choice.method == "DIP" or (hybrid and (settled is None or settled.start == "dip"))
         # by tiles the denoiser takes one step, and so does DIP+DDPM from a noisy measurement
-        steps = not (choice.method == "DDPM" and choice.full) and (settled is None or settled.start != "measurement")
+        steps = not (choice.method == "DDPM" and choice.full) and (
+            settled is None or settled.start != "measurement" or settled.t_start is not None
+        )
         read = {
             **dict.fromkeys(("iterations", "depth", "filters"), fits),
             **dict.fromkeys(("schedule", "T"), choice.method != "DIP" and (hybrid or not choice.full)),

@@ -75,5 +75,5 @@ def test_the_held_out_error_is_that_of_pixels_the_restorer_was_not_shown() -> No
 
 def test_there_is_no_held_out_error_where_pixels_are_not_what_is_measured() -> None:
     y = operators.measure(operators.Downsampling(4), images.load("coffee", 32), 0.0, compute.generator(0, "n"))
-    with pytest.raises(InputError, match="under Downsampling; give t_start"):
+    with pytest.raises(InputError, match="expected an Inpainting, got Downsampling"):
         classical.held_out_rmse(y, ClassicalConfig(), 0.1, compute.generator(0, "h"))

@@ -274,12 +274,6 @@ def test_fourier_hides_the_mirror_image_of_what_it_hides() -> None:
     assert not (fitted & held.flip(0, 1).roll((1, 1), (0, 1))).any()
 
 
-def test_the_error_estimate_is_not_taken_below_its_own_uncertainty() -> None:
-    assert dip._rmse(0.09, 0.2, 200) == pytest.approx((0.09 - 0.04) ** 0.5)
-    assert dip._rmse(0.04, 0.2, 200) == pytest.approx((0.04 * 0.1) ** 0.5)  # √(2/200) = 0.1
-    assert dip._rmse(0.01, 0.0, 2) == pytest.approx(0.1)
-
-
 def test_the_error_estimate_sees_no_target_and_comes_near_it() -> None:
     x, y = _noisy(0.2)
     last = _fits(y, DIPConfig(filters=(16, 32), iterations=150, stop="none", held_out=0.2))[-1]

@@ -877,3 +877,11 @@ def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     (bar,) = bars
     assert (bar.n, bar.total, bar.desc) == (3, 3, "these")
     assert "cells, about" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("start", "task"), [("classical", "deblur"), ("measurement", "inpaint_50")])
+def test_a_start_of_unknown_error_is_refused_before_the_sweep(start: str, task: str) -> None:
+    config = replace(HYBRID, start=start)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"no error estimate for a {start} start .*; give t_start"):
+        Cell("coffee", 32, 0, config, task).check()
+    Cell("coffee", 32, 0, replace(config, t_start=5), task).check()

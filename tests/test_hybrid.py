@@ -238,3 +238,13 @@ def test_a_start_without_an_error_estimate_asks_for_t_start() -> None:
         with pytest.raises(InputError, match="give t_start"):
             _run(replace(CONFIG, start=start), y)  # type: ignore[arg-type]
         assert _run(replace(CONFIG, start=start, t_start=20), y)[-1].t == 0  # type: ignore[arg-type]
+
+
+def test_a_named_start_from_a_noisy_image_is_the_chosen_one() -> None:
+    _, y = _measured("denoise_25")
+    chosen = hybrid.settle(y, replace(CONFIG, start="auto"))
+    assert hybrid.settle(y, replace(CONFIG, start="measurement")) == chosen
+    assert hybrid.settle(y, chosen) == chosen
+    assert chosen.sample.steps == 1
+    by_hand = replace(CONFIG, start="measurement", t_start=20)
+    assert hybrid.settle(y, by_hand) == by_hand

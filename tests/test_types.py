@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from dipddpm_lib import types
+from dipddpm_lib.operators import Identity
 from dipddpm_lib.types import InputError, Interval, LinearOperator, Measurement, Result, Step, check_fields, require
 
 
@@ -169,3 +170,12 @@ def test_the_guard_lets_draws_from_a_generator_of_ones_own_pass(
 def test_an_interval_is_written_with_its_bounds_or_without() -> None:
     assert f"{Interval(1.25, -0.5, 3.0, 4):+.2f}" == "+1.25 [−0.50, +3.00]"
     assert f"{Interval(-1.25, math.nan, math.nan, 1):.1f}" == "−1.2"
+
+
+def test_an_error_estimate_is_not_taken_below_its_own_uncertainty() -> None:
+    def measured(sigma_y: float) -> Measurement:
+        return Measurement(torch.zeros(1, 3, 4, 4), Identity(), sigma_y)
+
+    assert measured(0.2).rmse(0.09, 200) == pytest.approx((0.09 - 0.04) ** 0.5)
+    assert measured(0.2).rmse(0.04, 200) == pytest.approx((0.04 * 0.1) ** 0.5)  # √(2/200) = 0.1
+    assert measured(0.0).rmse(0.01, 2) == pytest.approx(0.1)
