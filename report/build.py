@@ -121,8 +121,9 @@ def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
 
 
 def _write(target: Path, text: str) -> Path:
-    target.parent.mkdir(exist_ok=True)
     unfinished = target.with_name(f".{target.name}.unfinished")
+    execution.check_inside(target.parent, target, unfinished)
+    target.parent.mkdir(exist_ok=True)
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(target)
     return target

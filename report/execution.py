@@ -246,6 +246,8 @@ def _side_by_side(
         started = time.perf_counter()
         kernel = _start_kernel(notebooks[stem], environment=share)
         running.add(kernel)
+        if stopped.is_set():  # the stop came while this kernel started, and found it in nobody's hands
+            kernel.kill()
         try:
             _run_notebook(notebooks[stem], folder, planned[stem], kernel, record, tell, stopped)
         finally:

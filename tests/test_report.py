@@ -693,6 +693,21 @@ def test_nothing_is_written_through_a_link(
     assert list(elsewhere.iterdir()) == [] if name == "executed" else elsewhere.read_text() == "mine"
 
 
+@pytest.mark.parametrize("name", ["notebooks", "notebooks/00_first.ipynb", "alone", "alone/.00_first.html.unfinished"])
+def test_no_download_and_no_page_alone_is_written_through_a_link(
+    name: str, sources: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = name in ("notebooks", "alone")
+    elsewhere, link = sources.parent / "elsewhere", sources.parent / "out" / name
+    elsewhere.mkdir() if folder else elsewhere.write_text("mine")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere)
+    alone = ["--alone", "00_first"] if "alone" in name else []
+    assert run_build(sources, "--no-pdf", "--only", "00_first", *alone) == 2
+    assert f"{link.name} is a link" in capsys.readouterr().err
+    assert list(elsewhere.iterdir()) == [] if folder else elsewhere.read_text() == "mine"
+
+
 def test_no_notebook_is_written_through_a_link(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     executed, elsewhere = sources.parent / "out" / "executed", sources.parent / "mine.ipynb"
     executed.mkdir(parents=True)
