@@ -127,7 +127,9 @@ def bytes_needed(cell: Cell) -> float:
     """Peak memory of the cell's computing, estimated from below: what this says does not fit does not fit."""
     config, needs = cell.config, [0.0]
     number = 2 if compute.default().dtype == "bfloat16" else 4
-    fit = config.dip if isinstance(config, HybridConfig) else config
+    fit = config
+    if isinstance(config, HybridConfig):  # a start that is not settled yet may be DIP's
+        fit = config.dip if config.start in ("auto", "dip") else config.sample
     if isinstance(fit, DIPConfig):
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
         at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
@@ -684,9 +686,7 @@ def sweep(
                     _keep_failure(keys[index], {**_plain(cells[index]), **asdict(outcome)})
                     continue
                 found[index] = outcome
-                if (
-                    workplace is not None and store.get(outcome.key) is None
-                ):  # a worker elsewhere keeps its results there
+                if not store.has(outcome.key):  # a worker elsewhere keeps its results there
                     store.put(outcome.key, outcome.record, outcome.arrays)
                 _failure_path(keys[index]).unlink(missing_ok=True)
     except LostScheduler:

@@ -159,6 +159,11 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
         raise _unwritable(error) from error
 
 
+def has(key: str) -> bool:
+    """Is there a result under this key, whole or not? `get` reads and checks it."""
+    return (folder() / check_name(key)).is_dir()
+
+
 def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """The record and arrays under `key`, or None where there are none that pass their check."""
     path = folder() / check_name(key)
