@@ -50,7 +50,7 @@ faults: $(STAMP) ## kills, mutated inputs and ten minutes of fuzzing, counted: a
 	  || $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[fuzz]" 2>/dev/null || true
 	$(BIN)/python benchmarks/faults.py $(if $(QUICK),--kills 30 --inputs 2000 --fuzz 60 --output benchmarks/quick-faults.json)
 
-priors: $(STAMP) ## train the shipped priors further, hours on two cores; resumes where it was stopped (needs apt-get)
+priors: $(STAMP) ## train the shipped priors further, hours on two cores; a fold that was stopped goes on there (needs apt-get)
 	$(BIN)/python benchmarks/train_priors.py
 
 # uploads travel through a websocket, whose default of 10 MiB a photograph may exceed
@@ -60,7 +60,7 @@ lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-
 check: $(STAMP) audit ## lint, format, types, that notebooks carry no outputs, and known faults of the pinned versions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dipddpm_lib report/build.py benchmarks/bench.py benchmarks/faults.py
+	$(BIN)/mypy dipddpm_lib report/build.py $(addprefix benchmarks/,bench.py faults.py handoff.py train_priors.py)
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
 
 # one package first: a mirror of the index, or no network, has no answer about it, and then about none

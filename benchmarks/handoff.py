@@ -1,17 +1,22 @@
-"""The search behind `HybridConfig`, and when DIP is the right start: every start × noise level × trust in y, by PSNR.
+"""When DIP is the right start, and at which noise level: every start × noise level × trust in y, by PSNR.
 
-Each row is one image, one degradation and one seed. The nine tasks made the rules; the other degradations test them.
+Each row is one image, one degradation and one seed. The nine tasks made the rule of thumb that `hybrid.settle` follows;
+the other degradations are there to test it. The committed record holds the nine tasks with one seed:
+--degradations with `operators.TASKS`, --seeds 1.
+
 Two processes may share the work (`--images`); one more run collects the rows from the store into handoff.json.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -119,10 +124,14 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 
 def _coarse_share(error: Tensor) -> float:
-    """The share of the error's energy below an eighth of the sampling rate: 1/16 π for white noise, 1 if smooth."""
+    """The share of the error's energy below an eighth of the sampling rate: π/64 for white noise, 1 if smooth."""
     power = torch.fft.fft2(error).abs().square().mean((0, 1))
     f = torch.fft.fftfreq(error.shape[-1])
     return float(power[(f[:, None] ** 2 + f[None] ** 2).sqrt() < 0.125].sum() / power.sum())
+
+
+def _kept(where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return row(**where), {}
 
 
 def main() -> None:
@@ -133,13 +142,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "handoff.json")
     options = parser.parse_args()
     rows = []
+    script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # the store knows the library's source alone
+    chosen = options.images.split(",")
+    weights = {name: priors.weights_digest(priors.fold_for(images.load(name, SIZE))) for name in chosen}
     for seed in range(options.seeds):
         for degradation in options.degradations.split(","):
-            for image in options.images.split(","):
+            for image in chosen:
                 where = {"image": image, "degradation": degradation, "seed": seed}
-                weights = priors.weights_digest(priors.fold_for(images.load(image, SIZE)))
-                key = {**where, "weights": weights, "grid": [SIGMAS, LAMBDAS, STEPS, FITS]}
-                rows.append(store.remember("handoff.row", key, lambda w=where: (row(**w), {}))[0])  # type: ignore[misc]
+                key = {**where, "weights": weights[image], "script": script}
+                rows.append(store.remember("handoff.row", key, partial(_kept, where))[0])
                 print(f"{image} {degradation} {seed}", file=sys.stderr, flush=True)
     record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": compute.machine()}
     options.output.write_text(json.dumps(record))

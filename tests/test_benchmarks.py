@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import papermill
 import pytest
 import torch
 
-from dipddpm_lib import compute, dip, experiment, images, metrics, priors
+from dipddpm_lib import compute, dip, experiment, images, metrics, operators, priors
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
@@ -183,3 +185,34 @@ def test_the_fast_fit_is_measured_against_its_yardsticks(tmp_path: Path, monkeyp
     rows = list(bench.dip_rows(True))
     assert [row.unit for row in rows] == ["× faster", "dB"] * (len(rows) // 2)
     assert all(row.value < 0 for row in rows if row.unit == "dB"), "five iterations of a toy are worse than anything"
+
+
+# ---- the hand-off's record, and the appendix that reads it
+
+
+def test_the_record_of_the_hand_off_holds_the_nine_tasks_by_priors_that_have_not_seen_them() -> None:
+    kept = json.loads((BENCHMARKS / "handoff.json").read_text())
+    ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
+    assert len(ran) == len(kept["rows"])
+    assert {(image, task, 0) for image in priors.EVALUATION for task in operators.TASKS} <= ran
+    for row in kept["rows"]:
+        for name, start in row["starts"].items():
+            assert all(len(curve) == len(kept["sigmas"]) for curve in start["after"].values())
+            if name != "measurement":  # whose error is noted within [-1, 1]
+                assert start["psnr"] == pytest.approx(-20 * math.log10(start["rmse"] / 2), abs=0.01)
+
+
+@pytest.mark.slow
+def test_the_appendix_tests_its_rule_where_the_record_has_more(tmp_path: Path) -> None:
+    kept = json.loads((BENCHMARKS / "handoff.json").read_text())
+    like = {"compressive_10": "compressive_20", "holes": "holes_12"}
+    more = [{**row, "degradation": like[row["degradation"]]} for row in kept["rows"] if row["degradation"] in like]
+    record = tmp_path / "more.json"
+    record.write_text(json.dumps({**kept, "rows": kept["rows"] + more}))
+    notebook = ROOT / "notebooks" / "A3_hand_off.ipynb"
+    out = papermill.execute_notebook(
+        notebook, tmp_path / "out.ipynb", {"record": str(record)}, cwd=notebook.parent, progress_bar=False
+    )
+    said = json.dumps(out)
+    assert "On the 2 degradations that did not make it" in said
+    assert "within 0.2 dB of it in 2" in said

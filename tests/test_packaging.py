@@ -154,7 +154,7 @@ def test_environment_yml_agrees_with_pyproject() -> None:
 
 # Makefile and README --------------------------------------------------------------------------------------------------
 
-TARGETS = ("help", "report", "paper", "test", "test-fast", "bench", "faults", "lab", "check", "clean")
+TARGETS = ("help", "report", "paper", "test", "test-fast", "bench", "priors", "faults", "lab", "check", "clean")
 
 
 def make_variables(name: str) -> list[str]:
