@@ -172,7 +172,8 @@ def test_the_hybrid_is_measured_with_its_fit(protocol: str, tmp_path: Path, monk
     hybrid, ddpm = (experiment.run(c) for c in (cell, replace(cell, config=SampleConfig(steps=2, eta=1.0))))
     assert row.value == pytest.approx(500 * ddpm.total_seconds / hybrid.total_seconds)
     assert row.as_good == (hybrid.psnr > ddpm.psnr and hybrid.ssim > ddpm.ssim)
-    against = bench._against_dip([cell], 3)
+    against = bench._against_dip([cell], "DIP+DDPM, quick", 3)
+    assert against.claim == "DIP+DDPM, quick, fit included, protocol B: time"
     assert against.value > 0
     assert against.note.startswith(f"at or above that best in {int(against.as_good)} of 1")
 
