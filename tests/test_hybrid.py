@@ -248,3 +248,13 @@ def test_a_named_start_from_a_noisy_image_is_the_chosen_one() -> None:
     assert chosen.sample.steps == 1
     by_hand = replace(CONFIG, start="measurement", t_start=20)
     assert hybrid.settle(y, by_hand) == by_hand
+
+
+def test_a_classical_start_brings_the_error_that_its_held_out_pixels_show() -> None:
+    _, y = _measured("inpaint_50")
+    config = hybrid.settle(y, replace(CONFIG, start="auto"))
+    (fit,) = hybrid.begin(y, config, compute.generator(0, "begin"))
+    share = config.dip.held_out
+    expected = classical.held_out_rmse(y, ClassicalConfig(), share, compute.generator(0, "begin"))
+    assert fit.rmse_hat == expected
+    assert expected != classical.held_out_rmse(y, ClassicalConfig(), 5 * share, compute.generator(0, "begin"))
