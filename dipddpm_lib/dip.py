@@ -274,13 +274,15 @@ class Fitting(Iterator[Fit]):
         rmse_hat: float | None = None
         if self.count:
             seen = self.operator.A(estimates)
-            error = seen.mean(0, keepdim=True) - self.y
-            residual = float((self.held * error**2).sum()) / self.count
+            mean = seen.mean(0, keepdim=True)
+            residual = float((self.held * (mean - self.y) ** 2).sum()) / self.count
             rmse_hat = self.measurement.rmse(residual, self.count)
             if config.runs > 1:
-                shown = float((self.held * seen.var(0, keepdim=True)).sum()) / self.count
+                # sums of squares: Tensor.var over so few took as long as a network's whole iteration
+                shown = float((self.held * (seen - mean) ** 2).sum()) / self.count
+                apart = float(((estimates - x0_hat) ** 2).sum()) / x0_hat.numel()
                 # below 1 it would say that fitted entries are right: there the runs agree on the noise they fitted
-                rmse_hat *= max(1.0, math.sqrt(float(estimates.var(0).mean()) / max(shown, 1e-12)))
+                rmse_hat *= max(1.0, math.sqrt(apart / max(shown, 1e-12)))
         fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
         # what half the size reaches says nothing of when the whole is done, and at the start of a warm-up the
         # held-out error may rise for longer than any patience
