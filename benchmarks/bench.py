@@ -185,11 +185,21 @@ def step_rows(quick: bool) -> Iterator[Row]:
                 module.at_once = at_once
         return lambda: run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
 
-    alone = iterations(one, 128)
+    alone, together = iterations(one, 128), iterations(fast, 128)
+    averages = torch.rand(fast.runs, 3, 128, 128, generator=compute.generator(0, "averages"))
+
+    def with_variances() -> None:  # beside the sums, which cost next to nothing
+        together()
+        averages.var(0), averages.var(0)
+
     pairs = {
         f"{fast.runs} networks side by side on {compute.default().threads} threads, not in turn on all": (
             lambda: [alone() for _ in range(fast.runs)],
-            iterations(fast, 128),
+            together,
+        ),
+        f"how far {fast.runs} networks disagree by sums of squares, not by PyTorch's variance": (
+            with_variances,
+            together,
         ),
         "upsampling and convolving at once (24 to 128 wide)": (stepwise(BEFORE, False), stepwise(BEFORE, True)),
         "upsampling and convolving at once (16 to 64 wide)": (stepwise(one, False), stepwise(one, True)),

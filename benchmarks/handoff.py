@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -58,7 +58,7 @@ DEGRADATIONS: dict[str, tuple[str, float] | None] = {
 }
 
 
-def _measured(x_true: Image, name: str, seed: int) -> Measurement:
+def measured(x_true: Image, name: str, seed: int) -> Measurement:
     draw = compute.generator(seed, f"measure/{name}")
     what = DEGRADATIONS[name]
     operator, sigma_y = (
@@ -87,7 +87,7 @@ def _starts(m: Measurement, seed: int) -> Iterator[tuple[str, Image, float | Non
 def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     """Each start's score and error, and the PSNR it leads to by λ and σ."""
     x_true = images.load(image, SIZE)
-    m = _measured(x_true, degradation, seed)
+    m = measured(x_true, degradation, seed)
     operator, sigma_y = m.operator, m.sigma_y
     denoiser = priors.load(x_true)
 
@@ -130,8 +130,27 @@ def _coarse_share(error: Tensor) -> float:
     return float(power[(f[:, None] ** 2 + f[None] ** 2).sqrt() < 0.125].sum() / power.sum())
 
 
-def _kept(where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return row(**where), {}
+def collect(
+    name: str, work: Callable[..., dict[str, Any]], script: Path, options: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """work(image, degradation, seed) for all that the options ask for; each is kept in the store as it comes."""
+    rows = []
+    # the store knows the library's source alone
+    source = hashlib.sha256(script.read_bytes() + Path(__file__).read_bytes()).hexdigest()
+    chosen = options.images.split(",")
+    weights = {image: priors.weights_digest(priors.fold_for(images.load(image, SIZE))) for image in chosen}
+    for seed in range(options.seeds):
+        for degradation in options.degradations.split(","):
+            for image in chosen:
+                where = {"image": image, "degradation": degradation, "seed": seed}
+                key = {**where, "weights": weights[image], "script": source}
+                rows.append(store.remember(name, key, partial(_kept, work, where))[0])
+                print(f"{image} {degradation} {seed}", file=sys.stderr, flush=True)
+    return rows
+
+
+def _kept(work: Callable[..., dict[str, Any]], where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    return work(**where), {}
 
 
 def main() -> None:
@@ -141,17 +160,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--output", type=Path, default=HERE / "handoff.json")
     options = parser.parse_args()
-    rows = []
-    script = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()  # the store knows the library's source alone
-    chosen = options.images.split(",")
-    weights = {name: priors.weights_digest(priors.fold_for(images.load(name, SIZE))) for name in chosen}
-    for seed in range(options.seeds):
-        for degradation in options.degradations.split(","):
-            for image in chosen:
-                where = {"image": image, "degradation": degradation, "seed": seed}
-                key = {**where, "weights": weights[image], "script": script}
-                rows.append(store.remember("handoff.row", key, partial(_kept, where))[0])
-                print(f"{image} {degradation} {seed}", file=sys.stderr, flush=True)
+    rows = collect("handoff.row", row, Path(__file__), options)
     record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": compute.machine()}
     options.output.write_text(json.dumps(record))
 
