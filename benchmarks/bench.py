@@ -268,9 +268,8 @@ KINDS = {
 }
 
 
-def profile(config: DIPConfig, rounds: int = 10) -> dict[str, float]:
-    """Milliseconds of an iteration by kind of work, of one network; an operation counts for the first kind it fits."""
-    work = iterations(replace(config, runs=1), 128)
+def profile(work: Callable[[], object], rounds: int = 10) -> dict[str, float]:
+    """Milliseconds of a call by kind of work; an operation counts for the first kind it fits."""
     for _ in range(5):
         work()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
@@ -281,6 +280,17 @@ def profile(config: DIPConfig, rounds: int = 10) -> dict[str, float]:
         kind = next((kind for kind, parts in KINDS.items() if any(part in event.key for part in parts)), "rest")
         out[kind] += event.self_cpu_time_total / 1e3 / rounds
     return out
+
+
+def one_network(config: DIPConfig) -> Callable[[], object]:
+    """An iteration of one of its networks: the profiler sees the thread that it runs in."""
+    return iterations(replace(config, runs=1), 128)
+
+
+def largest_parts(work: Callable[[], object]) -> str:
+    parts = profile(work)
+    most = sorted(parts, key=lambda kind: -parts[kind])[:4]
+    return ", ".join(f"{kind} {100 * parts[kind] / sum(parts.values()):.0f} %" for kind in most)
 
 
 @cache
@@ -317,12 +327,9 @@ def share_rows(quick: bool) -> Iterator[Row]:
     times = in_turn(works, 5 if quick else 15)
     # the counter sees its own thread alone, and `fast` runs its networks in several
     operations = {name: flops(work) for name, work in works.items() if name not in fitted}
-    operations |= {n: c.runs * flops(iterations(replace(c, runs=1), 128)) for n, c in fitted.items()}
-    for name in works:
-        why = ""
-        if name in fitted:
-            parts = profile(fitted[name])
-            why = f"; convolutions take {100 * parts['convolutions'] / sum(parts.values()):.0f} % of the profile"
+    operations |= {n: c.runs * flops(one_network(c)) for n, c in fitted.items()}
+    for name, work in works.items():
+        parts = largest_parts(one_network(fitted[name]) if name in fitted else work)
         shares = [100 * operations[name] / t / limit() for t in times[name]]
         yield Row(
             f"{name}: share of the rate of a convolution 128 → 128",
@@ -330,7 +337,7 @@ def share_rows(quick: bool) -> Iterator[Row]:
             *spread(shares),
             "%",
             30.0,
-            note=f"{1e3 * median(times[name]):.1f} ms, {operations[name] / 1e9:.1f} GFLOP{why}",
+            note=f"{1e3 * median(times[name]):.1f} ms, {operations[name] / 1e9:.1f} GFLOP; by the profile {parts}",
         )
 
 
@@ -727,7 +734,7 @@ def main() -> None:
         "machine": compute.machine(),
         "versions": compute.versions(),
         "profile": {
-            name: profile(config)
+            name: profile(one_network(config))
             for name, config in {
                 "published": DIPConfig.published(),
                 "24 to 128 wide": BEFORE,
