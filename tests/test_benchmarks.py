@@ -25,6 +25,7 @@ BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
 import bench
+import couplings
 import reference
 import search
 
@@ -152,7 +153,7 @@ def test_every_kind_of_row_runs(rows: str, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_profile_of_an_iteration_names_its_parts() -> None:
-    found = bench.profile(replace(DIPConfig.fast(), filters=(8, 8)), rounds=2)
+    found = bench.profile(bench.one_network(replace(DIPConfig.fast(), filters=(8, 8))), rounds=2)
     assert set(found) == {*bench.KINDS, "rest"}
     assert min(found[kind] for kind in ("convolutions", "jitter", "norms", "activations", "optimiser")) > 0
     assert found["rest"] < sum(found.values()) / 2
@@ -217,3 +218,55 @@ def test_the_appendix_tests_its_rule_where_the_record_has_more(tmp_path: Path) -
     said = json.dumps(out)
     assert "On the 2 degradations that did not make it" in said
     assert "within 0.2 dB of it in 2" in said
+
+
+# ---- other couplings
+
+
+def test_the_record_of_the_couplings_holds_the_nine_tasks() -> None:
+    kept = json.loads((BENCHMARKS / "couplings.json").read_text())
+    ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
+    assert len(ran) == len(kept["rows"])
+    assert {(image, task, 0) for image in priors.EVALUATION for task in operators.TASKS} <= ran
+    ways = [tuple(row["after"]) for row in kept["rows"]]
+    assert set(ways) == {ways[0]}
+    assert all(math.isfinite(psnr) for row in kept["rows"] for psnr in row["after"].values())
+
+
+def test_turning_leaves_a_denoiser_that_does_not_care_as_it_is_and_makes_any_other_care_less() -> None:
+    x = torch.rand(1, 3, 8, 8, generator=compute.generator(0, "x"))
+    brighter = torch.linspace(0, 1, 8)
+
+    def even(x_t: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        return x_t.clamp(0.2, 0.8)
+
+    def sided(x_t: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
+        return x_t * brighter
+
+    for all_at_once in (True, False):
+        turned = couplings.Turned(even, all_at_once)
+        for _ in range(8):
+            assert torch.allclose(turned(x, 0.1), even(x, 0.1), atol=1e-6)
+    whole = couplings.Turned(sided, True)(x, 0.1)
+    assert torch.allclose(whole, couplings.Turned(sided, True)(x.flip(-1), 0.1).flip(-1), atol=1e-6)
+    in_turn = couplings.Turned(sided, False)
+    one_by_one = torch.stack([in_turn(x, 0.1) for _ in range(8)])
+    assert torch.allclose(one_by_one.mean(0), whole, atol=1e-6)
+    assert not torch.allclose(one_by_one[1], one_by_one[0])
+
+
+def test_a_fit_that_goes_on_with_a_second_target_comes_nearer_to_it() -> None:
+    x = images.load("coffee", 32)
+    m = operators.measure(operators.Identity(), x, 0.1, compute.generator(0, "measure"))
+    anchor = torch.zeros_like(x)
+    config = replace(DIPConfig.fast(20), runs=1, stop="none")
+    fit = dip.reconstruct(m, config, compute.generator(0, "dip"))
+    *_, _ = fit
+    further = {}
+    for name, kind in {"plain": dip.Fitting, "anchored": couplings.Anchored}.items():
+        again = kind(m, replace(config, iterations=40), compute.generator(0, "dip"))
+        again.restore(fit.state())
+        again.anchor = anchor  # type: ignore[attr-defined]
+        *_, end = again
+        further[name] = float((end.x_t - anchor).square().mean())
+    assert further["anchored"] < further["plain"]

@@ -1,0 +1,131 @@
+"""Other ways to couple DIP and DDPM than the one-way hand-off, each from the same fit: PSNR by image, task and seed.
+
+python benchmarks/couplings.py    # writes couplings.json, which Appendix C shows
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from handoff import SCHEDULE, SIZE, collect, measured
+from torch import Tensor
+
+from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, operators, priors
+from dipddpm_lib.ddpm import SampleConfig
+from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.types import Denoiser, Image, Measurement
+
+HERE = Path(__file__).resolve().parent
+USUAL = replace(HybridConfig(), start="dip")
+MORE = 100  # iterations of a fit that goes on with a second target
+
+
+class Turned:
+    """A denoiser that sees the image mirrored and turned: the mean over its eight symmetries, or each in its turn."""
+
+    def __init__(self, denoiser: Denoiser, all_at_once: bool):
+        self.denoiser, self.all_at_once, self.calls = denoiser, all_at_once, 0
+
+    def __call__(self, x_t: Tensor, sigma: float | Tensor) -> Tensor:
+        places = range(8) if self.all_at_once else [self.calls % 8]
+        self.calls += 1
+        return torch.stack([self._at(place, x_t, sigma) for place in places]).mean(0)
+
+    def _at(self, place: int, x_t: Tensor, sigma: float | Tensor) -> Tensor:
+        quarter, mirrored = place % 4, place >= 4
+        x = torch.rot90(x_t.flip(-1) if mirrored else x_t, quarter, (-2, -1))
+        out = torch.rot90(self.denoiser(x, sigma), -quarter, (-2, -1))
+        return out.flip(-1) if mirrored else out
+
+
+class Anchored(dip.Fitting):
+    """A fit that goes on where another ended, with an image as its second target."""
+
+    anchor: Image
+
+    def _loss(self, output: Image) -> Tensor:
+        return super()._loss(output) + torch.nn.functional.mse_loss(output, self.anchor)
+
+
+def _goes_on(fit: dip.Fitting, measurement: Measurement, anchor: Image, seed: int) -> Image:
+    config = replace(USUAL.dip, iterations=fit.index + MORE, stop="none")
+    again = Anchored(measurement, config, compute.generator(seed, "dip"))
+    again.restore(fit.state())
+    again.anchor = anchor
+    *_, last = again
+    return last.x0_hat
+
+
+def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
+    """The PSNR that each coupling ends at."""
+    x_true = images.load(image, SIZE)
+    m = measured(x_true, degradation, seed)
+    denoiser = priors.load(x_true)
+    fit = dip.reconstruct(m, USUAL.dip, compute.generator(seed, "dip"))
+    *_, last = fit
+    t = hybrid.choose_t(last, SCHEDULE, USUAL)
+    rmse_hat = last.rmse_hat or 0.0
+
+    def run(x_t: Image, config: SampleConfig = USUAL.sample, by: Denoiser = denoiser, at: int = t) -> Image:
+        *_, end = ddpm.sample(by, SCHEDULE, x_t, at, config, compute.generator(seed, "sample"), m)
+        return end.x0_hat
+
+    def handed(x: Image, at: int = t) -> Image:
+        return hybrid.hand_off(x, SCHEDULE, at)
+
+    def renoised(draw: int) -> Image:
+        return hybrid.hand_off(last.x0_hat, SCHEDULE, t, "renoise", compute.generator(draw, "renoise"))
+
+    x_t = handed(last.x0_hat)
+    one_way = run(x_t)
+    white = torch.randn(x_true.shape, generator=compute.generator(seed, "renoise"))
+    alone = (fit.averages / (1 - fit.unseen)).split(1)
+    half = SCHEDULE.t_at_sigma(SCHEDULE.sigma(t) / 2)
+    ways: dict[str, Callable[[], Image]] = {
+        "one-way, as released": lambda: one_way,
+        "4 steps": lambda: run(x_t, SampleConfig(4)),
+        "16 steps": lambda: run(x_t, SampleConfig(16)),
+        "quadratic spacing": lambda: run(x_t, SampleConfig(8, "quadratic")),
+        "Karras spacing": lambda: run(x_t, SampleConfig(8, "karras")),
+        "DPM-Solver++(2M)": lambda: run(x_t, SampleConfig(8, solver="dpmpp_2m")),
+        "a third of the noise drawn anew": lambda: run(x_t, SampleConfig(8, zeta=1 / 3)),
+        "renoised": lambda: run(renoised(0)),
+        "renoised, the mean of four": lambda: torch.cat([run(renoised(n)) for n in range(4)]).mean(0, keepdim=True),
+        "error topped up with as much white noise": lambda: run(handed(last.x0_hat + rmse_hat * white)),
+        "each of the two networks handed over, the mean": lambda: torch.cat([run(handed(x)) for x in alone]).mean(
+            0, keepdim=True
+        ),
+        "each call mirrored or turned": lambda: run(x_t, by=Turned(denoiser, False)),
+        "each call the mean of eight, mirrored and turned": lambda: run(x_t, by=Turned(denoiser, True)),
+        "handed over again, at half the noise": lambda: run(handed(one_way, half), at=half),
+        f"DIP goes on for {MORE}, the result its second target": lambda: run(handed(_goes_on(fit, m, one_way, seed))),
+    }
+    return {
+        "image": image,
+        "degradation": degradation,
+        "seed": seed,
+        "fit": metrics.psnr(last.x0_hat, x_true),
+        "after": {name: metrics.psnr(way(), x_true) for name, way in ways.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
+    parser.add_argument("--degradations", default=",".join(operators.TASKS), help="separated by commas")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=HERE / "couplings.json")
+    options = parser.parse_args()
+    rows = collect("couplings.row", row, Path(__file__), options)
+    record = {"size": SIZE, "steps": USUAL.sample.steps, "rho": USUAL.rho, "rows": rows, "machine": compute.machine()}
+    options.output.write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
