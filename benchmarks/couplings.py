@@ -88,7 +88,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     alone = (fit.averages / (1 - fit.unseen)).split(1)
     half = SCHEDULE.t_at_sigma(SCHEDULE.sigma(t) / 2)
     ways: dict[str, Callable[[], Image]] = {
-        "one-way, as released": lambda: one_way,
+        "one-way": lambda: one_way,
         "4 steps": lambda: run(x_t, SampleConfig(4)),
         "16 steps": lambda: run(x_t, SampleConfig(16)),
         "quadratic spacing": lambda: run(x_t, SampleConfig(8, "quadratic")),

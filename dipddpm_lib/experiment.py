@@ -355,7 +355,7 @@ def _(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outco
     draw = compute.generator(cell.seed, "sample")
     counted = _Counted(denoiser)
     steps = hybrid.denoise(fit, y, counted, schedule, config, draw)
-    watched, last, memory = _watched(x_true, config.sample.steps, steps)
+    watched, last, memory = _watched(x_true, config.calls, steps)
     trace = start.trace + [(i, s + start.seconds["fit"], p, q) for i, s, p, q in watched.trace]
     psnr, ssim = start.trace[-1][2:]
     extra = {

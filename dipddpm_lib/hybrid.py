@@ -31,6 +31,8 @@ class HybridConfig:
                  start's RMSE estimated on held-out measurements
     rho:         how much wider than the start's own error the denoiser is told the noise is
     consistency: move every x̂_0 to agree with the measurement (off for protocol A, where y is the target itself)
+    again:       how many times the result is handed over once more, each time at half the noise; None: once where
+                 t_start follows from the start's error and y is more than the image under noise, else not at all
     """
 
     dip: DIPConfig = field(default_factory=lambda: replace(DIPConfig.fast(iterations=200), runs=2))
@@ -40,6 +42,7 @@ class HybridConfig:
     t_start: int | None = None
     rho: float = 4.0
     consistency: bool = True
+    again: int | None = None
 
     @classmethod
     def quick(cls) -> HybridConfig:
@@ -50,20 +53,29 @@ class HybridConfig:
         check_fields(self)
         require(self.rho > 0, f"rho: expected a factor above 0, got {self.rho}")
         require(self.t_start is None or self.t_start >= 0, f"t_start: expected 0 … T or None, got {self.t_start}")
+        require(self.again is None or self.again >= 0, f"again: expected 0 or more, or None, got {self.again}")
         require(
             self.t_start is not None or self.dip.held_out > 0,
             "t_start = None needs DIP's error: set dip.held_out above 0, or give t_start",
         )
 
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser, for a settled configuration; `again` that is left to the measurement counts as 1."""
+        return self.sample.steps * (1 + (1 if self.again is None else self.again))
+
 
 def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
-    """The configuration with its start chosen for this measurement.
+    """The configuration with its start, and how often it is handed over, chosen for this measurement.
 
     Where y is the image under white noise, √ᾱ y is a state of the forward process itself, at σ_t = σ_y: one call of
     the denoiser gives the posterior mean, and on average neither a fit nor a further step brings it nearer. Where
     pixels are missing, biharmonic inpainting is as good a start as DIP and much cheaper. Everywhere else it is DIP.
     A configuration that names its start keeps it; one that gives t_start, or asks for no consistency with y, and
     names none, starts from DIP.
+
+    A few steps leave some of the start's error. The result has less of it than the start, so it is handed over once
+    more at half the noise; not under white noise, where a second pass takes detail away.
     """
     noisy = isinstance(measurement.operator, Identity) and measurement.sigma_y > 0
     if config.start == "auto":
@@ -72,6 +84,9 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
             missing = isinstance(measurement.operator, Inpainting)
             start = "measurement" if noisy else "classical" if missing else "dip"
         config = replace(config, start=start)
+    if config.again is None:
+        follows = config.consistency and config.t_start is None and not isinstance(measurement.operator, Identity)
+        config = replace(config, again=int(follows))
     if config.start == "measurement" and noisy and config.t_start is None:
         return replace(config, sample=replace(config.sample, steps=1), rho=1.0, consistency=False)
     return config
@@ -149,15 +164,22 @@ def denoise(
     config: HybridConfig,
     generator: torch.Generator,
 ) -> Iterator[Step]:
-    """The second half: hand off `fit` and run the reverse process, after a first step that is the start itself."""
+    """The second half: hand off `fit` and run the reverse process, after a first step that is the start itself.
+
+    `config` is settled. Each further hand-off starts from the result before it, at half the σ.
+    """
     yield Step(fit.index, 0, fit.x0_hat, fit.x0_hat)
     t_start = choose_t(fit, schedule, config)
-    if t_start == 0:
-        return
-    x_t = hand_off(fit.x0_hat, schedule, t_start, config.kind, generator)
     data = measurement if config.consistency else None
-    for step in sample(denoiser, schedule, x_t, t_start, config.sample, generator, data):
-        yield replace(step, index=fit.index + 1 + step.index)
+    x0_hat, index = fit.x0_hat, fit.index
+    for _ in range(1 + (config.again or 0)):
+        if t_start == 0:
+            return
+        x_t = hand_off(x0_hat, schedule, t_start, config.kind, generator)
+        for step in sample(denoiser, schedule, x_t, t_start, config.sample, generator, data):
+            index += 1
+            yield replace(step, index=index)
+        x0_hat, t_start = step.x0_hat, schedule.t_at_sigma(schedule.sigma(t_start) / 2)
 
 
 def reconstruct(

@@ -270,13 +270,13 @@ def frames(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
     total, sampling = _total(config), False
     for step in _steps(choice, y, denoiser):
         if isinstance(config, HybridConfig) and step.t > 0 and not sampling:
-            total, sampling = step.index + config.sample.steps, True  # the fit may have stopped early
+            total, sampling = step.index + config.calls, True  # the fit may have stopped early
         yield Frame(step.index + 1, max(total, step.index + 1), step.t, step.x0_hat.cpu(), target, seen)
 
 
 def _total(config: DIPConfig | SampleConfig | HybridConfig) -> int:
     if isinstance(config, HybridConfig):
-        return (config.dip.iterations if config.start == "dip" else 1) + config.sample.steps
+        return (config.dip.iterations if config.start == "dip" else 1) + config.calls
     return config.iterations if isinstance(config, DIPConfig) else config.steps
 
 

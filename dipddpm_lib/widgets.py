@@ -624,8 +624,11 @@ def _steps(choice: Choice) -> str:
         return "–"
     if choice.method == "DDPM" and choice.full:
         return "1"
-    steps = choice.settled().sample.steps if choice.method == "DIP+DDPM" else choice.steps
-    return f"{steps}, {choice.spacing}" if steps > 1 else "1"
+    steps, passes = choice.steps, 1
+    if choice.method == "DIP+DDPM":
+        settled = choice.settled()
+        steps, passes = settled.sample.steps, settled.calls // settled.sample.steps
+    return f"{f'{passes} × ' if passes > 1 else ''}{steps}, {choice.spacing}" if steps > 1 else "1"
 
 
 def _hand_off(choice: Choice) -> str:

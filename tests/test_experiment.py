@@ -288,8 +288,10 @@ def test_the_hybrid_is_denoise_after_the_same_fit(task: str | None, t_start: int
     *_, fit = dip.reconstruct(y, DIP, compute.generator(0, "dip"))
     denoiser, _ = experiment.prior_of(asked)
     schedule = NoiseSchedule.cosine(1000)
+    config = hybrid.settle(y, config)
     *_, out = hybrid.denoise(fit, y, denoiser, schedule, config, compute.generator(0, "sample"))
     assert torch.equal(out.x0_hat, result.x0_hat)
+    assert result.evaluations == config.calls
     assert result.extra["t_start"] == hybrid.choose_t(fit, schedule, config)
     assert result.extra["rmse_hat"] == fit.rmse_hat
     assert result.extra["fit_psnr"] == metrics.psnr(fit.x0_hat, asked.x_true())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from dipddpm_lib.types import InputError, Measurement, Step
 SCHEDULE = NoiseSchedule.cosine(100)
 PRIOR = GaussianPrior.photograph_like(32)
 FIT = DIPConfig(filters=(8, 8), skip=4, in_channels=4, iterations=6, stop="none", held_out=0.1)
-CONFIG = HybridConfig(dip=FIT, sample=SampleConfig(steps=3), start="dip")
+CONFIG = HybridConfig(dip=FIT, sample=SampleConfig(steps=3), start="dip", again=0)
 
 
 def _measured(task: str = "inpaint_50") -> tuple[torch.Tensor, Measurement]:
@@ -175,6 +176,7 @@ def test_a_start_beyond_T_is_refused_before_the_fit() -> None:
         ({"rho": 0.0}, "rho: expected"),
         ({"rho": float("nan")}, "rho: expected"),
         ({"t_start": -1}, "t_start: expected"),
+        ({"again": -1}, "again: expected 0 or more"),
         ({"dip": replace(FIT, held_out=0.0)}, "needs DIP's error"),
     ],
 )
@@ -188,7 +190,7 @@ def test_bad_settings_are_answered_in_one_line(change: dict[str, object], part: 
 
 def test_the_recommended_setting_and_the_quick_one_differ_in_the_fit_alone() -> None:
     usual, quick = HybridConfig(), HybridConfig.quick()
-    assert (usual.kind, usual.t_start, usual.consistency) == ("calibrated", None, True)
+    assert (usual.kind, usual.t_start, usual.consistency, usual.again) == ("calibrated", None, True, None)
     assert replace(quick, dip=usual.dip) == usual
     assert quick.dip.iterations < usual.dip.iterations / 3
     assert quick.dip.runs == usual.dip.runs
@@ -205,6 +207,45 @@ def test_the_start_is_settled_by_the_measurement_alone(task: str, start: str) ->
     assert hybrid.settle(y, CONFIG) == CONFIG
     assert hybrid.settle(y, replace(usual, t_start=7)) == replace(CONFIG, t_start=7)
     assert hybrid.settle(y, replace(usual, consistency=False)) == replace(CONFIG, consistency=False)
+
+
+def test_the_result_is_handed_over_again_where_t_start_follows_and_y_is_not_the_image() -> None:
+    left_open = replace(CONFIG, again=None)
+    for task, change, expected in (
+        ("deblur", {}, 1),
+        ("inpaint_90", {"start": "auto"}, 1),
+        ("denoise_25", {}, 0),
+        ("denoise_25", {"start": "auto"}, 0),
+        ("deblur", {"t_start": 7}, 0),
+        ("deblur", {"consistency": False}, 0),
+        ("denoise_25", {"again": 2}, 2),  # who gives a number has decided
+    ):
+        _, y = _measured(task)
+        settled = hybrid.settle(y, replace(left_open, **change))  # type: ignore[arg-type]
+        assert settled.again == expected, (task, change)
+        assert settled.calls == settled.sample.steps * (1 + expected)
+
+
+def test_a_second_hand_off_is_the_first_one_from_its_result_at_half_the_noise() -> None:
+    _, y = _measured()
+    once, twice = (_run(replace(CONFIG, again=n), y) for n in (0, 1))
+    assert [s.index for s in twice] == [*(s.index for s in once), 9, 10, 11]
+    assert torch.equal(twice[len(once) - 1].x0_hat, once[-1].x0_hat)
+    t_start = hybrid.choose_t(once[5], SCHEDULE, CONFIG)  # type: ignore[arg-type]
+    half = SCHEDULE.t_at_sigma(SCHEDULE.sigma(t_start) / 2)
+    assert 0 < half < t_start
+    found = replace(CONFIG, t_start=half)
+    fit = Fit(0, 0, once[-1].x0_hat, once[-1].x0_hat, None)
+    *_, last = hybrid.denoise(fit, y, PRIOR, SCHEDULE, found, compute.generator(0, "unused: the steps draw nothing"))
+    assert torch.equal(twice[-1].x0_hat, last.x0_hat)
+    assert not torch.equal(twice[-1].x0_hat, once[-1].x0_hat)
+
+
+def test_hand_offs_end_where_no_noise_is_left() -> None:
+    _, y = _measured()
+    steps = _run(replace(CONFIG, again=50), y)
+    starts = [b for a, b in pairwise(steps) if a.t == 0 and b.t > 0]
+    assert 3 < len(starts) < 20  # σ_t halves each time, from ρ · RMSE to σ_1 / 2
 
 
 def test_a_known_target_is_no_start() -> None:

@@ -71,7 +71,7 @@ def test_the_start_is_known_before_the_run_and_is_the_one_that_the_run_takes(tas
     assert choice.settled() == hybrid.settle(choice.measure(x)[1], config)
     assert choice.fits == (choice.settled().start == "dip")
     seen = list(play.frames(choice))
-    assert seen[0].total == (10 if choice.fits else 1) + choice.settled().sample.steps
+    assert seen[0].total == (10 if choice.fits else 1) + choice.settled().calls
 
 
 @pytest.mark.parametrize("start", ["classical", "measurement"])
