@@ -23,25 +23,18 @@ from dipddpm_lib.types import Denoiser, Image, Measurement
 
 HERE = Path(__file__).resolve().parent
 USUAL = replace(HybridConfig(), start="dip")
+PLAIN, TURN = SampleConfig(8), SampleConfig(8, turn=True)
 MORE = 100  # iterations of a fit that goes on with a second target
 
 
-class Turned:
-    """A denoiser that sees the image mirrored and turned: the mean over its eight symmetries, or each in its turn."""
+def whole_ensemble(denoiser: Denoiser) -> Denoiser:
+    """The mean of what it gives under all eight symmetries."""
 
-    def __init__(self, denoiser: Denoiser, all_at_once: bool):
-        self.denoiser, self.all_at_once, self.calls = denoiser, all_at_once, 0
+    def estimate(x_t: Tensor, sigma: float | Tensor) -> Tensor:
+        views = [ddpm.symmetry(denoiser(ddpm.symmetry(x_t, place), sigma), place, back=True) for place in range(8)]
+        return torch.stack(views).mean(0)
 
-    def __call__(self, x_t: Tensor, sigma: float | Tensor) -> Tensor:
-        places = range(8) if self.all_at_once else [self.calls % 8]
-        self.calls += 1
-        return torch.stack([self._at(place, x_t, sigma) for place in places]).mean(0)
-
-    def _at(self, place: int, x_t: Tensor, sigma: float | Tensor) -> Tensor:
-        quarter, mirrored = place % 4, place >= 4
-        x = torch.rot90(x_t.flip(-1) if mirrored else x_t, quarter, (-2, -1))
-        out = torch.rot90(self.denoiser(x, sigma), -quarter, (-2, -1))
-        return out.flip(-1) if mirrored else out
+    return estimate
 
 
 class Anchored(dip.Fitting):
@@ -50,7 +43,7 @@ class Anchored(dip.Fitting):
     anchor: Image
 
     def _loss(self, output: Image) -> Tensor:
-        return super()._loss(output) + torch.nn.functional.mse_loss(output, self.anchor)
+        return super()._loss(output) + torch.nn.functional.mse_loss(output, self.anchor.to(output))
 
 
 def _goes_on(fit: dip.Fitting, measurement: Measurement, anchor: Image, seed: int) -> Image:
@@ -72,7 +65,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     t = hybrid.choose_t(last, SCHEDULE, USUAL)
     rmse_hat = last.rmse_hat or 0.0
 
-    def run(x_t: Image, config: SampleConfig = USUAL.sample, by: Denoiser = denoiser, at: int = t) -> Image:
+    def run(x_t: Image, config: SampleConfig = PLAIN, by: Denoiser = denoiser, at: int = t) -> Image:
         *_, end = ddpm.sample(by, SCHEDULE, x_t, at, config, compute.generator(seed, "sample"), m)
         return end.x0_hat
 
@@ -82,11 +75,15 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     def renoised(draw: int) -> Image:
         return hybrid.hand_off(last.x0_hat, SCHEDULE, t, "renoise", compute.generator(draw, "renoise"))
 
+    def again(times: int, config: SampleConfig = PLAIN) -> Image:
+        settled = replace(USUAL, t_start=t, again=times, sample=config)
+        *_, end = hybrid.denoise(last, m, denoiser, SCHEDULE, settled, compute.generator(seed, "sample"))
+        return end.x0_hat
+
     x_t = handed(last.x0_hat)
     one_way = run(x_t)
     white = torch.randn(x_true.shape, generator=compute.generator(seed, "renoise"))
-    alone = (fit.averages / (1 - fit.unseen)).split(1)
-    half = SCHEDULE.t_at_sigma(SCHEDULE.sigma(t) / 2)
+    alone = (fit.averages / (1 - fit.unseen)).to(x_true).split(1)
     ways: dict[str, Callable[[], Image]] = {
         "one-way": lambda: one_way,
         "4 steps": lambda: run(x_t, SampleConfig(4)),
@@ -101,9 +98,12 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
         "each of the two networks handed over, the mean": lambda: torch.cat([run(handed(x)) for x in alone]).mean(
             0, keepdim=True
         ),
-        "each call mirrored or turned": lambda: run(x_t, by=Turned(denoiser, False)),
-        "each call the mean of eight, mirrored and turned": lambda: run(x_t, by=Turned(denoiser, True)),
-        "handed over again, at half the noise": lambda: run(handed(one_way, half), at=half),
+        "each call mirrored or turned": lambda: run(x_t, TURN),
+        "each call the mean of eight, mirrored and turned": lambda: run(x_t, by=whole_ensemble(denoiser)),
+        "handed over again, at half the noise": lambda: again(1),
+        "handed over again, each call mirrored or turned": lambda: again(1, TURN),
+        "handed over twice again, at 0.7 and at half the noise": lambda: again(2),
+        "handed over twice again, each call mirrored or turned": lambda: again(2, TURN),
         f"DIP goes on for {MORE}, the result its second target": lambda: run(handed(_goes_on(fit, m, one_way, seed))),
     }
     return {

@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -208,6 +209,8 @@ class SampleConfig:
              without a measurement eta = 1 over all T steps is DDPM's ancestral sampler; eta = 0 is DDIM;
              "dpmpp_2m": DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), deterministic
     zeta:    σ² = zeta (1 − ᾱ_s) in place of eta's: at 1 all noise is drawn anew at every step (DiffPIR, eq. 14)
+    turn:    each call sees x_t in the next of the square's eight symmetries (the self-ensemble of Timofte et al. 2016,
+             spread over the steps); for priors that know no direction by heart, as one of a single image does
     clip:    keep x̂_0 in [−1, 1]
     lam:     weight λ of the prior in data consistency: ρ = λσ_y²/σ_t² (DiffPIR, Zhu et al. 2023, eq. 13)
     """
@@ -217,6 +220,7 @@ class SampleConfig:
     solver: Literal["ddim", "dpmpp_2m"] = "ddim"
     eta: float = 0.0
     zeta: float | None = None
+    turn: bool = False
     clip: bool = True
     lam: float = 7.0
 
@@ -240,6 +244,15 @@ class SampleConfig:
 SIGMA_FLOOR = 2 / 255 / math.sqrt(12)
 
 
+def symmetry(x: Image, place: int, back: bool = False) -> Float[Tensor, "b 3 _ _"]:
+    """x after one of the eight symmetries of the square, 0 … 7 (0: as it is), or with that symmetry undone."""
+    quarters, mirrored = place % 4, place >= 4
+    if back:
+        x = torch.rot90(x, -quarters, (-2, -1))
+        return x.flip(-1) if mirrored else x
+    return torch.rot90(x.flip(-1) if mirrored else x, quarters, (-2, -1))
+
+
 def sample(
     denoiser: Denoiser,
     schedule: NoiseSchedule,
@@ -255,7 +268,7 @@ def sample(
     on with the denoiser's own noise ε̂, as DDNM's DDIM form does (Wang et al. 2023): taken from the moved x̂_0 it would
     carry the correction back into x_s with the opposite sign. "dpmpp_2m" knows x̂_0 alone, and does take it from there.
     Yields a step per call of the denoiser: x_t is the state it ends in, x0_hat the estimate that led there.
-    The last step's x_t and x0_hat are the result. t_start = 0 yields x_t as it is.
+    The last step's x_t and x0_hat are the result, on the device that x_t came from. t_start = 0 yields x_t as it is.
     """
     ts = spacing(schedule, t_start, config.steps, config.spacing)
     if t_start == 0:
@@ -263,12 +276,15 @@ def sample(
         return
     where = compute.default()
     previous: tuple[float, Image] | None = None  # DPM-Solver++'s memory: log SNR/2 and x̂_0 one step before
+    home = x_t.device
     x_t = x_t.float().to(where.device)
     for index, (t, s) in enumerate(pairwise(ts)):
         a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         sigma_t = schedule.sigma(t)
         with torch.no_grad():
-            x0_hat = denoiser(x_t.contiguous(memory_format=where.memory_format), sigma_t).float()
+            place = index % 8 if config.turn else 0
+            seen = symmetry(x_t, place).contiguous(memory_format=where.memory_format)
+            x0_hat = symmetry(denoiser(seen, sigma_t).to(x_t), place, back=True)
         if config.clip:
             x0_hat = x0_hat.clamp(-1, 1)
         eps = (x_t - math.sqrt(a_t) * x0_hat) / math.sqrt(1 - a_t)
@@ -286,7 +302,7 @@ def sample(
                 x_t = x_t + math.sqrt(variance) * torch.randn(x_t.shape, generator=generator).to(x_t.device)
         else:
             x_t, previous = _dpmpp_2m(x_t, x0_hat, a_t, a_s, previous)
-        yield Step(index, s, x_t, x0_hat)
+        yield Step(index, s, x_t.to(home), x0_hat.to(home))
 
 
 def _dpmpp_2m(

@@ -225,7 +225,8 @@ def parameters(config: DIPConfig) -> int:
 def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Fitting:
     """min_θ ‖m ⊙ (A f_θ(z) − y)‖², m = 1 where y is fitted (Ulyanov et al. 2018, eq. 2); one `Fit` an iteration.
 
-    The last `Fit` holds the result: the running average at the stop's best moment.
+    The last `Fit` holds the result: the running average at the stop's best moment. Its images are where y is,
+    wherever they were computed.
     """
     return Fitting(measurement, config, generator)
 
@@ -283,7 +284,8 @@ class Fitting(Iterator[Fit]):
                 apart = float(((estimates - x0_hat) ** 2).sum()) / x0_hat.numel()
                 # below 1 it would say that fitted entries are right: there the runs agree on the noise they fitted
                 rmse_hat *= max(1.0, math.sqrt(apart / max(shown, 1e-12)))
-        fit = Fit(index, 0, x_t, x0_hat, rmse_hat)
+        home = self.measurement.y.device
+        fit = Fit(index, 0, x_t.to(home), x0_hat.to(home), rmse_hat)
         # what half the size reaches says nothing of when the whole is done, and at the start of a warm-up the
         # held-out error may rise for longer than any patience
         watched = index >= max(config.coarse, config.warmup // 2)
@@ -293,7 +295,7 @@ class Fitting(Iterator[Fit]):
             return fit
         self.close()
         result = self.watch.result(fit, residual)
-        return Fit(index, 0, x_t, result.x0_hat, result.rmse_hat)
+        return Fit(index, 0, fit.x_t, result.x0_hat, result.rmse_hat)
 
     def close(self) -> None:
         """End the fit here."""
@@ -327,7 +329,7 @@ class Fitting(Iterator[Fit]):
 
         for n, run in enumerate(self.runs):
             run.restore(part(f"run {n}"))
-        self.watch.restore(part("watch"), self.averages.device)
+        self.watch.restore(part("watch"), self.measurement.y.device)
         self.averages.copy_(state["averages"])
         self.unseen, self.index = float(state["unseen"]), index
 

@@ -20,6 +20,9 @@ from .types import Denoiser, Image, InputError, Measurement, Step, check_fields,
 HandOff = Literal["calibrated", "renoise"]
 Start = Literal["auto", "dip", "classical", "measurement"]
 
+AGAIN = 2
+"""Further hand-offs where `HybridConfig.again` leaves their number open (report, appendix C: "Other couplings")."""
+
 
 @dataclass(frozen=True)
 class HybridConfig:
@@ -31,12 +34,13 @@ class HybridConfig:
                  start's RMSE estimated on held-out measurements
     rho:         how much wider than the start's own error the denoiser is told the noise is
     consistency: move every x̂_0 to agree with the measurement (off for protocol A, where y is the target itself)
-    again:       how many times the result is handed over once more, each time at half the noise; None: once where
-                 t_start follows from the start's error and y is more than the image under noise, else not at all
+    again:       how many times the result is handed over once more, with ever less noise, the last time at half the
+                 first σ; None: AGAIN times where t_start follows from the start's error and y is more than the image
+                 under noise, else not at all
     """
 
     dip: DIPConfig = field(default_factory=lambda: replace(DIPConfig.fast(iterations=200), runs=2))
-    sample: SampleConfig = field(default_factory=lambda: SampleConfig(steps=8))
+    sample: SampleConfig = field(default_factory=lambda: SampleConfig(steps=8, turn=True))
     kind: HandOff = "calibrated"
     start: Start = "auto"
     t_start: int | None = None
@@ -61,8 +65,8 @@ class HybridConfig:
 
     @property
     def calls(self) -> int:
-        """Calls of the denoiser, for a settled configuration; `again` that is left to the measurement counts as 1."""
-        return self.sample.steps * (1 + (1 if self.again is None else self.again))
+        """Calls of the denoiser, for a settled configuration; `again` left to the measurement counts as AGAIN."""
+        return self.sample.steps * (1 + (AGAIN if self.again is None else self.again))
 
 
 def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
@@ -74,8 +78,8 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
     A configuration that names its start keeps it; one that gives t_start, or asks for no consistency with y, and
     names none, starts from DIP.
 
-    A few steps leave some of the start's error. The result has less of it than the start, so it is handed over once
-    more at half the noise; not under white noise, where a second pass takes detail away.
+    A few steps leave some of the start's error. The result has less of it than the start, so it is handed over again
+    with less noise; not under white noise, where a second pass takes detail away.
     """
     noisy = isinstance(measurement.operator, Identity) and measurement.sigma_y > 0
     if config.start == "auto":
@@ -86,7 +90,7 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
         config = replace(config, start=start)
     if config.again is None:
         follows = config.consistency and config.t_start is None and not isinstance(measurement.operator, Identity)
-        config = replace(config, again=int(follows))
+        config = replace(config, again=AGAIN if follows else 0)
     if config.start == "measurement" and noisy and config.t_start is None:
         return replace(config, sample=replace(config.sample, steps=1), rho=1.0, consistency=False)
     return config
@@ -166,20 +170,24 @@ def denoise(
 ) -> Iterator[Step]:
     """The second half: hand off `fit` and run the reverse process, after a first step that is the start itself.
 
-    `config` is settled. Each further hand-off starts from the result before it, at half the σ.
+    `config` is settled. Each further hand-off starts from the result before it; σ falls by one factor each time, to
+    half the first in the last.
     """
     yield Step(fit.index, 0, fit.x0_hat, fit.x0_hat)
-    t_start = choose_t(fit, schedule, config)
+    t_start, again = choose_t(fit, schedule, config), config.again or 0
+    if t_start == 0:
+        return
+    sigma = schedule.sigma(t_start)
     data = measurement if config.consistency else None
     x0_hat, index = fit.x0_hat, fit.index
-    for _ in range(1 + (config.again or 0)):
-        if t_start == 0:
-            return
+    for n in range(1 + again):
+        if n > 0:
+            t_start = schedule.t_at_sigma(sigma * 2 ** (-n / again))
         x_t = hand_off(x0_hat, schedule, t_start, config.kind, generator)
         for step in sample(denoiser, schedule, x_t, t_start, config.sample, generator, data):
             index += 1
             yield replace(step, index=index)
-        x0_hat, t_start = step.x0_hat, schedule.t_at_sigma(schedule.sigma(t_start) / 2)
+        x0_hat = step.x0_hat
 
 
 def reconstruct(

@@ -222,23 +222,38 @@ class DeepDecoder(nn.Module):
         return 2 * torch.sigmoid(self.out(self.last(x)).float()) - 1
 
 
+def _normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Group normalisation for any memory format, and each group's mean and inverse deviation, both (b, groups)."""
+    b, c, h, w = x.shape
+    by_group = (b, groups, c // groups)
+    mean = x.sum((2, 3), dtype=torch.float32).reshape(by_group).mean(2, keepdim=True) / (h * w)
+    square = torch.linalg.vector_norm(x, 2, (2, 3), dtype=torch.float32).square() / (h * w)
+    rstd = (square.reshape(by_group).mean(2, keepdim=True) - mean**2).clamp(min=0).add(1e-5).rsqrt()
+    scale = weight.float().expand(b, c).reshape(by_group) * rstd
+    shift = bias.float().expand(b, c).reshape(by_group) - scale * mean
+    scale, shift = (v.reshape(b, c, 1, 1).to(x.dtype) for v in (scale, shift))
+    return torch.addcmul(shift, x, scale), mean[..., 0], rstd[..., 0]
+
+
 class _Normalise(torch.autograd.Function):
     """Group normalisation with weight and bias of shape (c,), or (b, c) for each image its own.
 
-    Forward is ATen's. Its backward takes on the CPU ten times as long as forward for channels_last bf16;
-    this one is the same formula (Wu and He 2018, eq. 1, differentiated) in whole-tensor operations.
+    Forward is ATen's, but on CUDA, where ATen wants the channels first. Its backward takes on the CPU ten times as
+    long as forward for channels_last bf16; this one is the same formula (Wu and He 2018, eq. 1, differentiated) in
+    whole-tensor operations.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
         b, c, h, w = x.shape
         whole = weight.dim() == 1 or b == 1
-        # ATen mixes bf16 with float32 weights on the CPU alone
-        kind = x.dtype if x.is_cuda else weight.dtype
-        w0, b0 = (weight.reshape(c).to(kind), bias.reshape(c).to(kind)) if whole else (None, None)
-        y, mean, rstd = torch.native_group_norm(x, w0, b0, b, c, h * w, groups, 1e-5)
-        if not whole:
-            y = torch.addcmul(bias.to(x.dtype)[:, :, None, None], y, weight.to(x.dtype)[:, :, None, None])
+        if x.is_cuda:
+            y, mean, rstd = _normalised(x, weight, bias, groups)
+        else:
+            w0, b0 = (weight.reshape(c), bias.reshape(c)) if whole else (None, None)
+            y, mean, rstd = torch.native_group_norm(x, w0, b0, b, c, h * w, groups, 1e-5)
+            if not whole:
+                y = torch.addcmul(bias.to(x.dtype)[:, :, None, None], y, weight.to(x.dtype)[:, :, None, None])
         ctx.save_for_backward(x, weight, mean, rstd)
         ctx.groups = groups
         return y
@@ -339,7 +354,11 @@ class DenoisingUNet(nn.Module):
             nn.init.zeros_(weights)
 
     def v(self, x_t: Image, sigma: float | Tensor) -> Image:
-        """v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans and Ho 2022, appendix D); sigma: a number, or one an image."""
+        """v = √ᾱ ε − √(1−ᾱ) x_0 (Salimans and Ho 2022, appendix D); sigma: a number, or one an image.
+
+        Computed where the weights are; the result is where x_t came from.
+        """
+        home, x_t = x_t.device, x_t.to(self.stem.weight.device)
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x_t.device).expand(x_t.shape[0])
         # log σ/4 as in Karras et al. 2022, table 1; clamped where only noise or only image is left
         level = sigma.clamp(1e-3, 1e3).log() / 4
@@ -359,7 +378,8 @@ class DenoisingUNet(nn.Module):
             h = self.decode[i](torch.cat([h, skips[i]], 1), emb)
             if i > 0:
                 h = self.expand[i - 1](h)
-        return self.head(h)[..., :height, :width].float()
+        v: Tensor = self.head(h)[..., :height, :width].float()
+        return v.to(home)
 
     def forward(self, x_t: Image, sigma: float | Tensor) -> Image:
         sigma = torch.as_tensor(sigma, dtype=torch.float32, device=x_t.device).reshape(-1, 1, 1, 1)

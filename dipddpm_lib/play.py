@@ -45,7 +45,7 @@ STARTS = {
     "classical": "a classical method",
     "measurement": "the measurement itself",
 }
-FROM_NOISE = SampleConfig(steps=100, spacing="quadratic", zeta=1.0)  # DDPM alone, as in 07_restoration
+FROM_NOISE = SampleConfig(steps=100, spacing="quadratic", zeta=1.0, turn=True)  # DDPM alone, as in 07_restoration
 NOTEBOOK = "notebooks/playground.ipynb"
 LARGE = 1024**2  # pixels from which SSIM is taken tile by tile, for its memory
 

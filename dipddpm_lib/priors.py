@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -31,8 +32,10 @@ HELD_OUT: dict[int, tuple[str, ...]] = {1: ("astronaut", "coffee"), 2: ("chelsea
 
 THUMB = 64
 LARGEST_BYTES = 2**28  # of a weights file; those shipped have a few MB
-SEEN = 0.87
-"""Similarity from which a target counts as seen. Different photographs stay under 0.84, copies above 0.9 (tests)."""
+SEEN = 0.9
+"""Similarity from which a target counts as seen. Different photographs stay under 0.9, copies above 0.91 (tests)."""
+CLOSE = 0.75  # similarity at half the size from which the whole size is looked at
+LEAST_WINDOW = 0.55  # of the largest that fits
 
 
 def training_names(fold: Fold) -> tuple[str, ...]:
@@ -41,38 +44,46 @@ def training_names(fold: Fold) -> tuple[str, ...]:
     return tuple(name for name in images.photographs() if name not in HELD_OUT[fold])
 
 
+SIDES = (80, 112, 160, 256)
+"""Shorter sides in pixels at which the priors see a photograph."""
+LARGEST_SIDE = SIDES[-1]
+
+
 def training_images(fold: Fold, generator: torch.Generator, more: Sequence[Path] = ()) -> list[Image]:
-    """Every training photograph at several scales, and dead leaves coloured from them (a fifth of the list).
+    """Every training photograph at several scales, and dead leaves coloured from them, one to each fourth photograph.
 
     The scales bring whole scenes as well as textures into a 64-pixel crop.
 
     more: further photographs that both folds train on
     """
-    out = []
     sources: tuple[str | Path, ...] = (*training_names(fold), *more)
-    for source in sources:
-        photograph = images.load(source)
-        height, width = photograph.shape[-2:]
-        for side in (80, 112, 160, 224):
-            scale = side / min(height, width)
-            if scale <= 1:
-                out.append(images.resize(photograph, (round(height * scale), round(width * scale))))
-    return out + [dead_leaves(128, out, generator) for _ in range(len(out) // 4)]
+    with ThreadPoolExecutor(compute.available_cores()) as pool:
+        out = [image for scales in pool.map(_at_scales, sources) for image in scales]
+    return out + [dead_leaves(128, out, generator) for _ in range(len(sources) // 4)]
+
+
+def _at_scales(source: str | Path) -> list[Image]:
+    photograph = images.load(source)
+    height, width = photograph.shape[-2:]
+    scales = [side / min(height, width) for side in SIDES]
+    return [images.resize(photograph, (round(height * scale), round(width * scale))) for scale in scales if scale <= 1]
 
 
 def dead_leaves(size: int, palette: Sequence[Tensor], generator: torch.Generator) -> Image:
     """Random discs that hide one another, radii with density ∝ r⁻³, colours from photographs (Lee et al. 2001)."""
-    rows, columns = torch.meshgrid(torch.arange(size), torch.arange(size), indexing="ij")
-    source = palette[int(torch.randint(len(palette), (), generator=generator))].flatten(2)[0]
-    image = torch.empty(3, size, size)
-    bare = torch.ones(size, size, dtype=torch.bool)  # front to back: a leaf paints only what is still bare
+    rows, columns = np.ogrid[:size, :size]
+    source = palette[int(torch.randint(len(palette), (), generator=generator))].flatten(2)[0].numpy()
+    image = np.empty((3, size, size), np.float32)
+    bare = np.ones((size, size), bool)  # front to back: a leaf paints only what is still bare
     while bare.any():
-        u, cx, cy, pick = torch.rand(4, generator=generator).tolist()
-        radius = (size / 2) / (1 + u * ((size / 2 / 1.5) ** 2 - 1)) ** 0.5
-        disc = (rows - cy * size) ** 2 + (columns - cx * size) ** 2 <= radius**2
-        image[:, disc & bare] = source[:, int(pick * source.shape[1])][:, None]
-        bare &= ~disc
-    return image[None]
+        for u, cx, cy, pick in torch.rand(100, 4, generator=generator).tolist():
+            radius = (size / 2) / (1 + u * ((size / 2 / 1.5) ** 2 - 1)) ** 0.5
+            y, x = (slice(max(0, math.ceil(c * size - radius)), math.floor(c * size + radius) + 1) for c in (cy, cx))
+            leaf = (rows[y] - cy * size) ** 2 + (columns[:, x] - cx * size) ** 2 <= radius**2
+            leaf &= bare[y, x]
+            image[:, y, x][:, leaf] = source[:, int(pick * source.shape[1])][:, None]
+            bare[y, x] &= ~leaf
+    return torch.from_numpy(image)[None]
 
 
 def save(
@@ -177,61 +188,76 @@ def _bands(grey: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """A thumbnail's bands, made ready to find pieces in."""
+class _Frames:
+    """The bands of thumbnails of one shape, made ready to find pieces in all of them."""
 
     size: tuple[int, int]
-    spectrum: np.ndarray
+    spectra: np.ndarray
     sums: np.ndarray  # of the values and of their squares, over all rectangles from the corner
 
     @classmethod
-    def of(cls, thumb: np.ndarray) -> _Frame:
-        bands = _bands(thumb)
-        sums = np.stack([bands, bands**2]).cumsum(2).cumsum(3)
-        return cls(bands.shape[1:], scipy.fft.rfft2(bands), np.pad(sums, ((0, 0), (0, 0), (1, 0), (1, 0))))
+    def of(cls, thumbs: Sequence[np.ndarray]) -> _Frames:
+        bands = np.stack([_bands(thumb) for thumb in thumbs])
+        sums = np.stack([bands, bands**2]).cumsum(-2).cumsum(-1)
+        beside = ((0, 0), (0, 0), (0, 0), (1, 0), (1, 0))
+        return cls(bands.shape[2:], scipy.fft.rfft2(bands.astype(np.float32)), np.pad(sums, beside))
 
-    def correlation(self, piece: np.ndarray) -> float:
-        """Largest normalised cross-correlation with `piece`, mirrored too; the mean of both bands."""
+    def correlations(self, piece: np.ndarray) -> np.ndarray:
+        """Of each the largest normalised cross-correlation with `piece`, mirrored too; the mean of both bands."""
         (H, W), (h, w), sums = self.size, piece.shape[1:], self.sums
         piece = piece - piece.mean((1, 2), keepdims=True)
-        views = np.stack([piece, piece[:, ::-1], piece[:, :, ::-1], piece[:, ::-1, ::-1]])
-        products = scipy.fft.irfft2(self.spectrum * scipy.fft.rfft2(views, (H, W)).conj(), (H, W))[
-            ..., : H - h + 1, : W - w + 1
-        ]
+        views = np.stack([piece, piece[:, ::-1], piece[:, :, ::-1], piece[:, ::-1, ::-1]]).astype(np.float32)
+        spectra = self.spectra[:, None] * scipy.fft.rfft2(views, (H, W)).conj()
+        products = scipy.fft.irfft2(spectra, (H, W))[..., : H - h + 1, : W - w + 1]
         total, squares = sums[..., h:, w:] - sums[..., :-h, w:] - sums[..., h:, :-w] + sums[..., :-h, :-w]
         least = h * w * 1e-6  # what is flat to a thousandth resembles nothing
         energy = np.maximum(squares - total**2 / (h * w), least)
         energy = energy * np.maximum((piece**2).sum((1, 2)), least)[:, None, None]
-        return float((products / np.sqrt(energy)).mean(1).max())
+        products /= np.sqrt(energy).astype(np.float32)[:, None]
+        found: np.ndarray = products.mean(2).max((1, 2, 3))
+        return found
 
 
 def similarities(image: Image, thumbs: Mapping[str, np.ndarray]) -> dict[str, float]:
     """For each thumbnail the largest normalised correlation of `image` with any window of it; −1 … 1.
 
     Luminance and its detail count alike: luminance alone takes every gradient for a sky.
-    Windows from half of the largest that fits to all of it, so resized, mirrored, turned and grey copies and
+    Windows from 0.55 of the largest that fits to all of it, so resized, mirrored, turned and grey copies and
     generous crops are found; crops below half of the frame or below SHORTEST pixels of the thumbnail, strips,
-    collages and free rotations are not.
+    collages and free rotations are not. Thumbnails that at half their size show nothing like it are left at that.
     """
     grey = _thumb(image, min(4 * THUMB, max(image.shape[-2:])))
+    found = _similarities(grey, {name: _halved(thumb) for name, thumb in thumbs.items()}, SHORTEST // 2)
+    close = {name: thumbs[name] for name, value in found.items() if value >= CLOSE}
+    return found | _similarities(grey, close, SHORTEST)
+
+
+def _halved(thumb: np.ndarray) -> np.ndarray:
+    h, w = (n // 2 for n in thumb.shape)
+    means: np.ndarray = thumb[: 2 * h, : 2 * w].reshape(h, 2, w, 2).mean((1, 3))
+    return means
+
+
+def _similarities(grey: np.ndarray, thumbs: Mapping[str, np.ndarray], shortest: int) -> dict[str, float]:
     pieces: dict[tuple[int, int], np.ndarray] = {}
-    best = {}
-    for name, thumb in thumbs.items():
-        frame, found = _Frame.of(thumb), -1.0
+    best: dict[str, float] = {}
+    for shape in {thumb.shape for thumb in thumbs.values()}:
+        names = [name for name, thumb in thumbs.items() if thumb.shape == shape]
+        frames, found = _Frames.of([thumbs[name] for name in names]), np.full(len(names), -1.0)
         for turned in (False, True):
             sides = grey.shape[::-1] if turned else grey.shape
             longer = max(sides)
-            fit = min(thumb.shape[0] / sides[0], thumb.shape[1] / sides[1]) * longer
-            for side in range(round(fit), int(fit / 2) - 1, -2):
-                h, w = (min(limit, round(side * n / longer)) for limit, n in zip(thumb.shape, sides, strict=True))
-                if min(h, w) < SHORTEST:
+            fit = min(shape[0] / sides[0], shape[1] / sides[1]) * longer
+            for side in range(round(fit), int(LEAST_WINDOW * fit) - 1, -1):
+                h, w = (min(limit, round(side * n / longer)) for limit, n in zip(shape, sides, strict=True))
+                if min(h, w) < shortest:
                     continue
                 size = (w, h) if turned else (h, w)
                 if size not in pieces:
                     pieces[size] = _bands(images.resize_array(grey, size))
                 piece = pieces[size].swapaxes(1, 2) if turned else pieces[size]
-                found = max(found, frame.correlation(piece))
-        best[name] = found
+                found = np.maximum(found, frames.correlations(piece))
+        best |= dict(zip(names, found.tolist(), strict=True))
     return best
 
 

@@ -14,7 +14,7 @@ import papermill
 import pytest
 import torch
 
-from dipddpm_lib import compute, dip, experiment, images, metrics, operators, priors
+from dipddpm_lib import compute, ddpm, dip, experiment, images, metrics, operators, priors
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
@@ -233,7 +233,7 @@ def test_the_record_of_the_couplings_holds_the_nine_tasks() -> None:
     assert all(math.isfinite(psnr) for row in kept["rows"] for psnr in row["after"].values())
 
 
-def test_turning_leaves_a_denoiser_that_does_not_care_as_it_is_and_makes_any_other_care_less() -> None:
+def test_the_whole_ensemble_treats_all_directions_alike() -> None:
     x = torch.rand(1, 3, 8, 8, generator=compute.generator(0, "x"))
     brighter = torch.linspace(0, 1, 8)
 
@@ -243,16 +243,12 @@ def test_turning_leaves_a_denoiser_that_does_not_care_as_it_is_and_makes_any_oth
     def sided(x_t: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
         return x_t * brighter
 
-    for all_at_once in (True, False):
-        turned = couplings.Turned(even, all_at_once)
-        for _ in range(8):
-            assert torch.allclose(turned(x, 0.1), even(x, 0.1), atol=1e-6)
-    whole = couplings.Turned(sided, True)(x, 0.1)
-    assert torch.allclose(whole, couplings.Turned(sided, True)(x.flip(-1), 0.1).flip(-1), atol=1e-6)
-    in_turn = couplings.Turned(sided, False)
-    one_by_one = torch.stack([in_turn(x, 0.1) for _ in range(8)])
-    assert torch.allclose(one_by_one.mean(0), whole, atol=1e-6)
-    assert not torch.allclose(one_by_one[1], one_by_one[0])
+    assert torch.allclose(couplings.whole_ensemble(even)(x, 0.1), even(x, 0.1), atol=1e-6)
+    ensemble = couplings.whole_ensemble(sided)
+    for place in range(8):
+        turned = ddpm.symmetry(ensemble(ddpm.symmetry(x, place), 0.1), place, back=True)
+        assert torch.allclose(turned, ensemble(x, 0.1), atol=1e-6)
+    assert not torch.allclose(ensemble(x, 0.1), sided(x, 0.1))
 
 
 def test_a_fit_that_goes_on_with_a_second_target_comes_nearer_to_it() -> None:

@@ -374,6 +374,33 @@ def test_a_measurement_sharpens_a_gaussian_prior_towards_the_truth() -> None:
     assert (last.x0_hat - truth).square().mean().sqrt() < 0.3
 
 
+def test_the_eight_symmetries_differ_and_are_undone() -> None:
+    x = torch.arange(36.0).reshape(1, 3, 3, 4)
+    found = [ddpm.symmetry(x, place) for place in range(8)]
+    assert torch.equal(found[0], x)
+    assert len({(tuple(y.shape), tuple(y.flatten().tolist())) for y in found}) == 8
+    assert all(torch.equal(ddpm.symmetry(y, place, back=True), x) for place, y in enumerate(found))
+
+
+def test_turning_shows_the_denoiser_one_symmetry_after_the_other_and_turns_its_estimate_back() -> None:
+    """A denoiser that only scales does not care, but for rounding; one that knows left from right is told apart."""
+    schedule, x = NoiseSchedule.cosine(100), noise()
+    config = SampleConfig(steps=9, clip=False)
+    plain, turned = (run(Gaussian(0.5), schedule, x, 100, replace(config, turn=turn)) for turn in (False, True))
+    assert torch.allclose(plain[-1].x_t, turned[-1].x_t, rtol=1e-5, atol=1e-5)
+    seen: list[Tensor] = []
+
+    def sided(x_t: Tensor, sigma: float) -> Tensor:
+        seen.append(x_t)
+        return x_t * torch.linspace(0, 1, x_t.shape[-1])
+
+    steps = run(sided, schedule, x, 100, replace(config, turn=True))
+    for place, (before, step) in enumerate(zip([x, *(s.x_t for s in steps[:-1])], steps, strict=True)):
+        assert torch.equal(seen[place], ddpm.symmetry(before, place % 8))
+        falls = torch.linspace(0, 1, x.shape[-1]).expand(x.shape)
+        assert torch.allclose(step.x0_hat, before * ddpm.symmetry(falls, place % 8, back=True), atol=1e-6)
+
+
 # ---- what is refused
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.dip import DIPConfig, Fit
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.priors import GaussianPrior
-from dipddpm_lib.schedules import NoiseSchedule
+from dipddpm_lib.schedules import NoiseSchedule, spacing
 from dipddpm_lib.types import InputError, Measurement, Step
 
 SCHEDULE = NoiseSchedule.cosine(100)
@@ -212,13 +211,13 @@ def test_the_start_is_settled_by_the_measurement_alone(task: str, start: str) ->
 def test_the_result_is_handed_over_again_where_t_start_follows_and_y_is_not_the_image() -> None:
     left_open = replace(CONFIG, again=None)
     for task, change, expected in (
-        ("deblur", {}, 1),
-        ("inpaint_90", {"start": "auto"}, 1),
+        ("deblur", {}, hybrid.AGAIN),
+        ("inpaint_90", {"start": "auto"}, hybrid.AGAIN),
         ("denoise_25", {}, 0),
         ("denoise_25", {"start": "auto"}, 0),
         ("deblur", {"t_start": 7}, 0),
         ("deblur", {"consistency": False}, 0),
-        ("denoise_25", {"again": 2}, 2),  # who gives a number has decided
+        ("denoise_25", {"again": 5}, 5),  # who gives a number has decided
     ):
         _, y = _measured(task)
         settled = hybrid.settle(y, replace(left_open, **change))  # type: ignore[arg-type]
@@ -241,11 +240,15 @@ def test_a_second_hand_off_is_the_first_one_from_its_result_at_half_the_noise() 
     assert not torch.equal(twice[-1].x0_hat, once[-1].x0_hat)
 
 
-def test_hand_offs_end_where_no_noise_is_left() -> None:
+def test_the_noise_of_further_hand_offs_falls_by_one_factor_to_half() -> None:
     _, y = _measured()
-    steps = _run(replace(CONFIG, again=50), y)
-    starts = [b for a, b in pairwise(steps) if a.t == 0 and b.t > 0]
-    assert 3 < len(starts) < 20  # σ_t halves each time, from ρ · RMSE to σ_1 / 2
+    config = replace(CONFIG, again=4)
+    steps = _run(config, y)
+    t_start = hybrid.choose_t(steps[5], SCHEDULE, config)  # type: ignore[arg-type]
+    ts = [SCHEDULE.t_at_sigma(SCHEDULE.sigma(t_start) * share) for share in (1, 2**-0.25, 2**-0.5, 2**-0.75, 0.5)]
+    assert len(set(ts)) == 5
+    kinds = [spacing(SCHEDULE, t, 3, "uniform")[1:] for t in ts]
+    assert [s.t for s in steps[len(steps) - 15 :]] == [t for each in kinds for t in each]
 
 
 def test_a_known_target_is_no_start() -> None:

@@ -281,6 +281,21 @@ def test_group_normalisation_and_its_gradient_are_those_of_pytorch(b: int, each:
         assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("each", [False, True], ids=["one affine map", "one for each image"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_normalisation_of_gpus_is_that_of_pytorch(layout: torch.memory_format, each: bool) -> None:
+    draw = generator()
+    x = (3 + torch.randn(3, 16, 5, 7, generator=draw)).contiguous(memory_format=layout)
+    weight, bias = torch.randn(2, *((3, 16) if each else (16,)), generator=draw)
+    y, mean, rstd = networks._normalised(x, weight, bias, 8)
+    grouped = x.reshape(3, 8, -1)
+    assert torch.allclose(mean, grouped.mean(2), rtol=1e-5)
+    assert torch.allclose(rstd, (grouped.var(2, correction=0) + 1e-5).rsqrt(), rtol=1e-4)
+    wanted = F.group_norm(x, 8) * weight.expand(3, 16)[..., None, None] + bias.expand(3, 16)[..., None, None]
+    assert torch.allclose(y, wanted, rtol=1e-4, atol=1e-4)
+    assert y.is_contiguous(memory_format=layout)
+
+
 # ---- precisions
 
 
