@@ -236,7 +236,8 @@ def _status(field: str) -> int:
     return 0
 
 
-def _high_water() -> int:
+def high_water() -> int:
+    """The most bytes that this process has held, since its start or the last `peak_memory`."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
@@ -259,6 +260,6 @@ def peak_memory() -> Iterator[Peak]:
         before, now = _status("VmRSS"), lambda: _status("VmHWM")
         Path("/proc/self/clear_refs").write_text("5")
     except (OSError, AttributeError):
-        before, now = _high_water(), _high_water
+        before, now = high_water(), high_water
     yield peak
     peak.bytes = max(0, now() - before)

@@ -16,6 +16,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -166,6 +167,13 @@ def has(key: str) -> bool:
 
 def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """The record and arrays under `key`, or None where there are none that pass their check."""
+    found = _get(key)
+    if found is not None:
+        found[0].pop(COSTS, None)
+    return found
+
+
+def _get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     path = folder() / check_name(key)
     if not path.is_dir() and not path.is_symlink():
         return None
@@ -192,14 +200,41 @@ def remember(
     InputError, before any computing, where the store cannot be written.
     """
     name = key(function, parameters)
-    if (found := get(name)) is not None:
+    if (found := _get(name)) is not None:
+        _serve(found[0].pop(COSTS, {}))
         return found
     _check_room()
-    record, arrays = work()
-    put(name, record, arrays)
+    outside, _work.served = getattr(_work, "served", None), {}
+    before, _work.seconds = getattr(_work, "seconds", 0.0), 0.0
+    begun = time.perf_counter()
+    try:
+        record, arrays = work()
+    finally:
+        whole, within = time.perf_counter() - begun, _work.seconds
+        costs, _work.served, _work.seconds = _work.served, outside, before + whole
+    # what this work itself asked the store for has a cost of its own
+    costs = {**costs, name: {"seconds": whole - within, "bytes": compute.high_water()}}
+    put(name, {**record, COSTS: costs}, arrays)
     Checkpoint(name).remove()
+    _serve(costs)
     # through JSON, so that the first answer has the types of every later one
     return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
+
+
+COSTS = "costs"
+"""In a stored record that `remember` made, by key, of itself and of the results that its work asked for: the seconds
+that computing took its last process, and the most bytes that this process had held by then. Readers do not see it."""
+USED = "DIPDDPM_USED"
+"""The environment's name of a file: each result that is served adds its costs as a line of JSON."""
+_work = threading.local()  # under way: .served, costs of what it asked for; .seconds, of what was computed for it
+
+
+def _serve(costs: Mapping[str, Any]) -> None:
+    if (served := getattr(_work, "served", None)) is not None:
+        served.update(costs)
+    elif path := os.environ.get(USED):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(costs, sort_keys=True) + "\n")
 
 
 class _Kept:

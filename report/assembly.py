@@ -439,9 +439,10 @@ def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
     section.set("class", "record")
     section.append(
         E.P(
-            "Parameters in bold were given to this run; the others are the notebook's own defaults. Seconds and memory "
-            "are the whole notebook's; results that were stored before are read back in no time. Each result's own "
-            "seconds, seed, machine and versions are kept in its stored record."
+            "Parameters in bold were given to this run; the others are the notebook's own defaults. Seconds are those "
+            "that computing the notebook's results took, in this run or in the one that stored them, and memory is the "
+            "most that a process held which computed one of them. Each result's own seconds, seed, machine and "
+            "versions are kept in its stored record."
         )
     )
     head = E.TR(*(E.TH(name, scope="col") for name in ("notebook", "parameters", "seconds", "peak memory (MiB)")))

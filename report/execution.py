@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import logging
 import math
 import os
 import re
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -28,13 +30,13 @@ from jupyter_client.manager import KernelManager
 from jupyter_core.utils import ensure_event_loop
 from papermill.engines import NBClientEngine, papermill_engines
 
-from dipddpm_lib import compute
+from dipddpm_lib import compute, store
 from errors import BuildError
 
 CELL_TIMEOUT = 1800  # seconds; papermill's own default is for ever
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
-RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and peak memory of its run
+RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and what its results cost
 
 # what every notebook imports; loaded into a kernel that waits for its turn
 PRELOAD = "__import__('dipddpm_lib.claims'); __import__('dipddpm_lib.widgets')"
@@ -299,18 +301,23 @@ class _Kernel(KernelManager):
 
     client_factory = AsyncKernelClient
     _client: KernelClient | None = None
+    used: Path | None = None  # where the library says which results it served; see `store.USED`
 
     def client(self, **arguments: Any) -> Any:
         self._client = super().client(**arguments)
         return self._client
 
-    def peak_memory(self) -> int | None:
-        """The most that the kernel's process has held, in bytes; None where the system does not say."""
-        try:
-            status = Path(f"/proc/{self.provisioner.pid}/status").read_text()  # type: ignore[union-attr]
-            return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))) * 1024
-        except (OSError, AttributeError, StopIteration):
-            return None
+    def cost(self) -> dict[str, float]:
+        """What computing the served results took, each once: their seconds together, and the most memory of any.
+
+        The same whether they were computed now or long ago, so that a build which was killed ends in the same page.
+        """
+        lines = self.used.read_text(encoding="utf-8").splitlines() if self.used is not None else []
+        costs = {key: cost for line in lines for key, cost in json.loads(line).items()}
+        if not costs:
+            return {}
+        seconds = sum(costs[key]["seconds"] for key in sorted(costs))
+        return {"seconds": seconds, "memory": max(cost["bytes"] for cost in costs.values())}
 
     def kill(self) -> None:
         """From another thread than the one that runs it, which then finds it dead."""
@@ -322,6 +329,8 @@ class _Kernel(KernelManager):
             self._client.stop_channels()
         if self.has_kernel:
             self.shutdown_kernel(now=True)
+        if self.used is not None:
+            self.used.unlink(missing_ok=True)
 
 
 class _Engine(NBClientEngine):
@@ -347,11 +356,14 @@ papermill_engines.register("telling", _Engine)
 def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> _Kernel:
     """A kernel of this environment in the notebook's own folder."""
     kernel = _Kernel(kernel_name="python3")  # jupyter_client starts this one with sys.executable
+    descriptor, used = tempfile.mkstemp(prefix="dipddpm-", suffix=".used")
+    os.close(descriptor)
+    kernel.used = Path(used)
     # the level silences the kernel's own remarks at its start and end
     kernel.start_kernel(
         cwd=str(notebook.resolve().parent),
         extra_arguments=["--log-level=CRITICAL", *arguments],
-        env={**os.environ, **(environment or {})},
+        env={**os.environ, **(environment or {}), store.USED: used},
     )
     return kernel
 
@@ -402,7 +414,7 @@ def _run_notebook(
         raise BuildError(f"{path.stem}, {_failure(error, failed)}{kept}") from None
     else:
         executed = nbformat.read(unfinished, as_version=4)
-        executed.metadata[RUN] = {**record, "memory": kernel.peak_memory()}
+        executed.metadata[RUN] = {**record, **kernel.cost()}
         nbformat.write(executed, unfinished)
         unfinished.replace(target)
     finally:

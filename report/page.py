@@ -44,7 +44,8 @@ class Run:
     """What the page tells of one executed notebook.
 
     parameters: every one that it declares; given: the names of those that were set for this run
-    memory:     the most that its kernel held, in bytes
+    seconds:    that computing its stored results took, in this run or an earlier one; None where it has none
+    memory:     the most that a process held which computed one of them, in bytes
     download:   the address of the executed notebook beside the page, empty where there is none
     """
 
@@ -108,8 +109,8 @@ def run_of(stem: str, notebook: nbformat.NotebookNode, path: Path, download: str
     record = notebook.metadata.get("papermill", {})
     given = dict(record.get("parameters", {}))
     defaults = {name: value for name, value in declared(path).items() if value is not ...}
-    memory = notebook.metadata.get(RUN, {}).get("memory")
-    return Run(stem, {**defaults, **given}, frozenset(given), record.get("duration"), memory, download)
+    cost = notebook.metadata.get(RUN, {})
+    return Run(stem, {**defaults, **given}, frozenset(given), cost.get("seconds"), cost.get("memory"), download)
 
 
 def run_record(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str]:

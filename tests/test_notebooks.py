@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -186,11 +187,36 @@ def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path,
     assert second.returncode == 0, second.stdout + second.stderr
     assert {p.name for p in store.iterdir() if (p / "record.json").exists()} == results, "a second run computed anew"
     assert time.monotonic() - start < cold
-    # figures and tables come from stored results: what differs is the durations in the record
-    figures = [
-        re.findall(r"<figure.*?</figure>", text, re.DOTALL) for text in (page, (tmp_path / "index.html").read_text())
-    ]
-    assert figures[0] == figures[1]
+    assert (tmp_path / "index.html").read_text() == page, "what is told comes from stored results, their cost too"
+
+
+@pytest.mark.slow
+def test_a_build_that_was_killed_ends_in_the_page_of_one_that_was_not(tmp_path: Path) -> None:
+    """Killed with -9 as its first results come, and once more later; its store then serves a build left alone."""
+    results, chosen = tmp_path / "store", ("--only", "03_hybrid", "--only", "05_ablation_timesteps", "--no-pdf")
+    command = [sys.executable, str(ROOT / "report" / "build.py"), "--preset", "smoke", *chosen]
+    for enough in (2, 5):
+        with subprocess.Popen(
+            [*command, "--output", str(tmp_path / "killed")],
+            env=_environment(results),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        ) as build:
+            deadline = time.monotonic() + 300
+            while len([*results.glob("*/record.json")]) < enough and build.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            assert build.poll() is None, "killed while it ran, or the test says nothing"
+            os.killpg(build.pid, signal.SIGKILL)
+    pages = []
+    for name in ("killed", "alone"):
+        done = _build(results, tmp_path / name, *chosen)
+        assert done.returncode == 0, done.stdout + done.stderr
+        pages.append((tmp_path / name / "index.html").read_bytes())
+    assert pages[0] == pages[1]
+    (row,) = re.findall(r"03_hybrid.*?</tr>", pages[0].decode().partition('class="runs"')[2], re.DOTALL)
+    assert re.search(r"<td class=\"number\">\d+\.\d</td>", row), "and the record says what its results took"
 
 
 def _papermill(store: Path, output: Path, name: str, **parameters: object) -> subprocess.CompletedProcess[str]:

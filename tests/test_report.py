@@ -527,10 +527,10 @@ def test_html_in_computed_prose_is_text(render: Render) -> None:
 
 
 def test_strings_from_people_are_text_in_the_record(render: Render) -> None:
-    record = {"parameters": {"NAME": EVIL}, "duration": 1.25}
+    record = {"parameters": {"NAME": EVIL}, "duration": 99.0}
     machine = {page.RECORD: {"processor": EVIL, "threads": 1}}
     first = notebook("# 1 A", parameters("NAME = 'astronaut'\nSIZE = 32"), shows(machine), papermill=record)
-    first.metadata["dipddpm"] = {"preset": EVIL, "commit": "0123abcd", "memory": 512 * 2**20}
+    first.metadata["dipddpm"] = {"preset": EVIL, "commit": "0123abcd", "seconds": 1.25, "memory": 512 * 2**20}
     text = render(**{"00_first": first})
     root = tree(text)
     assert not root.xpath("//main//img")
@@ -675,7 +675,7 @@ def test_notebooks_run_with_their_parameters_and_render(sources: Path, capsys: p
     kept = nbformat.read(out / "executed" / "00_first.ipynb", as_version=4).metadata[execution.RUN]
     assert kept["preset"] == "none"
     assert kept["commit"] == execution.commit(REPORT.parent)
-    assert 10 * 2**20 < kept["memory"] < 4 * 2**30
+    assert not {"seconds", "memory"} & set(kept), "it served no results"
     assert re.match(r"00_first +\d+\.\d s\n", capsys.readouterr().out)
 
 

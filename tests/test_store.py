@@ -222,6 +222,35 @@ def test_remember_computes_once_and_answers_alike() -> None:
     assert len(calls) == 2
 
 
+def test_what_a_result_cost_is_kept_and_told_whenever_it_is_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = tmp_path / "used"
+    monkeypatch.setenv(store.USED, str(told))
+
+    def inner() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        time.sleep(0.3)
+        return {"n": 1}, {}
+
+    def outer() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        time.sleep(0.1)
+        return store.remember("inner", {}, inner)
+
+    assert store.remember("outer", {}, outer)[0] == {"n": 1}, "who asks sees the record alone"
+    (line,) = told.read_text().splitlines()
+    costs = json.loads(line)
+    assert set(costs) == {store.key("inner", {}), store.key("outer", {})}, "what was asked for inside is told, too"
+    assert 0.3 <= costs[store.key("inner", {})]["seconds"] < 0.4
+    assert 0.1 <= costs[store.key("outer", {})]["seconds"] < 0.2, "what was done inside has a cost of its own"
+    assert all(cost["bytes"] > 2**20 for cost in costs.values())
+    store.remember("outer", {}, lambda: pytest.fail("computed again"))
+    assert told.read_text().splitlines() == [line, line]
+    store.remember("other", {}, lambda: store.remember("inner", {}, lambda: pytest.fail("computed again")))
+    other = json.loads(told.read_text().splitlines()[-1])
+    assert other[store.key("inner", {})] == costs[store.key("inner", {})]
+    assert other[store.key("other", {})]["seconds"] < 0.1
+
+
 def test_a_failure_is_not_remembered(root: Path) -> None:
     def fails() -> Any:
         raise KeyboardInterrupt
