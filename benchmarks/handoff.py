@@ -95,7 +95,9 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
         *_, last = ddpm.sample(denoiser, SCHEDULE, x_t, t, config, compute.generator(seed, "sample"), y)
         return round(metrics.psnr(last.x0_hat, x_true), 3)
 
+    here = compute.machine()
     out: dict[str, Any] = {"image": image, "degradation": degradation, "seed": seed, "sigma_y": sigma_y, "starts": {}}
+    out["machine"] = f"{here['processor']}, {here['dtype']}"  # rows may come from several
     for name, start, rmse_hat, seconds in _starts(m, seed):
         error = start.clamp(-1, 1) - x_true if name == "measurement" and sigma_y == 0 else start - x_true
         by_lambda = {}
@@ -161,7 +163,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "handoff.json")
     options = parser.parse_args()
     rows = collect("handoff.row", row, Path(__file__), options)
-    record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": compute.machine()}
+    machines = sorted({row["machine"] for row in rows})
+    record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": machines}
     options.output.write_text(json.dumps(record))
 
 

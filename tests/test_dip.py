@@ -360,6 +360,8 @@ def _again(kind: str, forget: str | None = None, later: int = 0) -> list[Fit]:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", RESUMED)
 def test_a_fit_taken_up_is_the_same_to_the_bit(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if compute.default().device == "cuda":
+        pytest.skip("CUDA takes the sums of some gradients in no fixed order")
     where = replace(compute.default(), dtype=dtype)
     monkeypatch.setattr(compute, "default", lambda: where)
     config, stop = RESUMED[kind]
