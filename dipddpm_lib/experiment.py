@@ -256,8 +256,12 @@ def _resumed(
     """
     work = begin()
     if (state := checkpoint.load()) is not None:
-        work.restore(state)
-        notes.restore(state)
+        try:
+            work.restore(state)
+            notes.restore(state)
+        except Exception as error:  # whoever wrote it is not trusted
+            checkpoint.set_aside(error)
+            raise InputError("store: an unfinished work could not be taken up; run it again, it begins anew") from error
     saved = time.perf_counter()
     for step in work:
         yield step
@@ -671,7 +675,7 @@ def sweep(
     found: dict[int, _Kept] = {}
     keys = [store.key(STORED_AS, _parameters(cell, cell.x_true()), where) for cell in cells]
     if elsewhere:  # workers are started for what is missing only
-        found = {index: _Kept(key, *kept) for index, key in enumerate(keys) if (kept := store.get(key)) is not None}
+        found = {index: _Kept(key, *kept) for index, key in enumerate(keys) if (kept := store.serve(key)) is not None}
     missing = [index for index in range(len(cells)) if index not in found]
     failures: dict[int, Failure] = {}
     try:
@@ -739,7 +743,7 @@ def _keep_failure(key: str, content: Any) -> None:
     """JSON that people read, whole or not at all."""
     path = _failure_path(key)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        store.place_of(path.parent.name)
         scratch = path.with_suffix(f".tmp-{os.getpid()}")
         scratch.write_text(json.dumps(content, sort_keys=True))
         scratch.replace(path)

@@ -97,7 +97,7 @@ def check_name(name: str) -> str:
     return name
 
 
-def _place(name: str) -> Path:
+def place_of(name: str) -> Path:
     """A folder of the store that is made where it is missing; never one elsewhere, at the end of a link."""
     place = folder() / name
     place.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
     target = root / check_name(key)
     try:
         # not among the results: to list a hundred thousand of them for stale ones takes longer than to write one
-        place = _place("unfinished")
+        place = place_of("unfinished")
         _collect_stale(root)
         scratch = Path(tempfile.mkdtemp(prefix="tmp-", dir=place))
         try:
@@ -167,27 +167,39 @@ def has(key: str) -> bool:
 
 def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """The record and arrays under `key`, or None where there are none that pass their check."""
-    found = _get(key)
-    if found is not None:
-        found[0].pop(COSTS, None)
-    return found
+    return None if (found := _get(key)) is None else found[:2]
 
 
-def _get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+def serve(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """The same for whoever asks in place of computing it, which is told where USED says."""
+    if (found := _get(key)) is None:
+        return None
+    _tell(found[2])
+    return found[:2]
+
+
+def _get(key: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]] | None:
+    """Record, arrays and costs."""
     path = folder() / check_name(key)
-    if not path.is_dir() and not path.is_symlink():
+    try:
+        seen = path.lstat()
+    except OSError:
         return None
     try:
-        if path.is_symlink():
-            raise ValueError("it is a link")
+        if not stat.S_ISDIR(seen.st_mode):
+            raise ValueError("it is a link, or a file")
         contents = {name: _read(path / name, largest) for name, largest in LARGEST.items()}
         sums = json.loads(contents["sums.json"])
         for name in ("record.json", "arrays.safetensors"):
             if hashlib.sha256(contents[name]).hexdigest() != sums[name]:
                 raise ValueError(f"{name} differs from its SHA-256")
-        return json.loads(contents["record.json"]), load_tensors(contents["arrays.safetensors"])
+        record = json.loads(contents["record.json"])
+        if not isinstance(record, dict):
+            raise ValueError("record.json holds no record")
+        costs = {name: cost for name, cost in dict(record.pop(COSTS, {})).items() if set(cost) == {"seconds", "bytes"}}
+        return record, load_tensors(contents["arrays.safetensors"]), costs
     except Exception as error:  # whatever is wrong with the files, the answer is to compute anew
-        _quarantine(path, error)
+        _quarantine(path, error, seen)
         return None
 
 
@@ -200,8 +212,7 @@ def remember(
     InputError, before any computing, where the store cannot be written.
     """
     name = key(function, parameters)
-    if (found := _get(name)) is not None:
-        _serve(found[0].pop(COSTS, {}))
+    if (found := serve(name)) is not None:
         return found
     _check_room()
     outside, _work.served = getattr(_work, "served", None), {}
@@ -216,8 +227,9 @@ def remember(
     costs = {**costs, name: {"seconds": whole - within, "bytes": compute.high_water()}}
     put(name, {**record, COSTS: costs}, arrays)
     Checkpoint(name).remove()
-    _serve(costs)
-    # through JSON, so that the first answer has the types of every later one
+    # what is kept, which is another's where two were at it; so the first answer is every later one
+    if (kept := serve(name)) is not None:
+        return kept
     return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
 
 
@@ -229,7 +241,7 @@ USED = "DIPDDPM_USED"
 _work = threading.local()  # under way: .served, costs of what it asked for; .seconds, of what was computed for it
 
 
-def _serve(costs: Mapping[str, Any]) -> None:
+def _tell(costs: Mapping[str, Any]) -> None:
     if (served := getattr(_work, "served", None)) is not None:
         served.update(costs)
     elif path := os.environ.get(USED):
@@ -249,7 +261,7 @@ class _Kept:
 
     def write(self, data: bytes) -> None:
         try:
-            place = _place(self.place)
+            place = place_of(self.place)
             descriptor, scratch = tempfile.mkstemp(dir=place, prefix="tmp-")
             try:
                 with os.fdopen(descriptor, "wb") as file:
@@ -265,6 +277,8 @@ class _Kept:
 
     def read(self, parse: Callable[[bytes], Any]) -> Any:
         """What `parse` makes of the content that was written last; None where there is none."""
+        if self.path.parent.is_symlink():
+            return None
         try:
             digest, _, data = _read(self.path, self.largest).partition(b"\n")
             if hashlib.sha256(data).hexdigest().encode() != digest:
@@ -273,8 +287,11 @@ class _Kept:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:  # whatever is wrong with the file
-            _quarantine(self.path, error)
+            self.set_aside(error)
             return None
+
+    def set_aside(self, error: Exception) -> None:
+        _quarantine(self.path, error)
 
 
 class Checkpoint:
@@ -290,6 +307,10 @@ class Checkpoint:
     def load(self) -> dict[str, Tensor] | None:
         """What was saved last, or None."""
         return self._kept.read(load_tensors)
+
+    def set_aside(self, error: Exception) -> None:
+        """What was saved cannot be taken up."""
+        self._kept.set_aside(error)
 
     def remove(self) -> None:
         """The work is done."""
@@ -324,9 +345,12 @@ def _unwritable(error: OSError) -> InputError:
     )
 
 
-def _quarantine(path: Path, error: Exception) -> None:
+def _quarantine(path: Path, error: Exception, seen: os.stat_result | None = None) -> None:
+    """seen: what was found wanting; another process may have put a whole result in its place since."""
     try:
-        place = _place("quarantine") / f"{path.name}-{time.time_ns()}"
+        place = place_of("quarantine") / f"{path.name}-{time.time_ns()}"
+        if seen is not None and path.lstat().st_ino != seen.st_ino:
+            return
         path.rename(place)
     except OSError:
         return  # another process was faster, or one may only read here
@@ -338,6 +362,8 @@ def _collect_stale(root: Path) -> None:
     left_by_killed = ("unfinished/tmp-*", "collections/tmp-*")
     ages = {**dict.fromkeys(left_by_killed, STALE_SECONDS), "unfinished/*.checkpoint": ABANDONED_SECONDS}
     for pattern, oldest in ages.items():
+        if (root / pattern).parent.is_symlink():
+            continue  # nothing elsewhere is ours to remove
         for left in root.glob(pattern):
             try:
                 found = left.lstat()

@@ -10,7 +10,11 @@ examples:
 from __future__ import annotations
 
 import argparse
+import fcntl
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -140,6 +144,23 @@ def print_report(index: Path) -> None:
     print(f"{target}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Nobody else builds into this folder meanwhile: the lock is on the folder itself, and goes with the process."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BuildError(
+                f"another build writes to {folder}; wait until it has ended, or give another folder (--output)",
+                status=2,
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 1 a notebook or the page failed, 2 the command line is wrong, 130 interrupted."""
     arguments = parse_arguments(argv)
@@ -147,14 +168,18 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.render_only and (arguments.only or arguments.given):
             raise BuildError("--render-only runs nothing: it takes neither --only nor -p", status=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
-        written = ("executed", "index.html", ".index.html.unfinished", "report.pdf")
-        execution.check_inside(*(arguments.output / name for name in written))
-        notebooks = execution.find_notebooks(arguments.notebooks)
-        if not arguments.render_only:
-            execute(arguments, notebooks)
-        index = render(arguments, notebooks)
-        if not arguments.no_pdf:
-            print_report(index)
+        with alone_in(arguments.output):
+            written = ("executed", "index.html", ".index.html.unfinished", "report.pdf")
+            execution.check_inside(*(arguments.output / name for name in written))
+            notebooks = execution.find_notebooks(arguments.notebooks)
+            if not arguments.render_only:
+                execute(arguments, notebooks)
+            index = render(arguments, notebooks)
+            if not arguments.no_pdf:
+                print_report(index)
+    except OSError as error:
+        print(f"error: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr)
+        return 1
     except BuildError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status

@@ -679,6 +679,28 @@ def test_notebooks_run_with_their_parameters_and_render(sources: Path, capsys: p
     assert re.match(r"00_first +\d+\.\d s\n", capsys.readouterr().out)
 
 
+def test_two_builds_into_one_folder_do_not_mix(
+    sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = sources.parent / "out"
+    out.mkdir()
+    with build.alone_in(out):
+        assert run_build(sources, "--no-pdf") == 2
+    assert f"another build writes to {out}; wait until it has ended" in capsys.readouterr().err
+    assert no_kernel == []
+    assert run_build(sources, "--no-pdf") == 0, "the lock goes with its holder"
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (sources.parent / "out").write_text("a file")
+    assert run_build(sources, "--no-pdf") == 1
+    assert re.fullmatch(r"error: .*out: File exists\n", capsys.readouterr().err)
+
+
+def test_a_value_too_long_for_a_files_name_is_a_value() -> None:
+    assert execution.read_assignment("image=" + "x" * 300) == ("image", "x" * 300)
+
+
 @pytest.mark.parametrize("name", ["executed", "index.html", ".index.html.unfinished", "report.pdf"])
 def test_nothing_is_written_through_a_link(
     name: str, sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]

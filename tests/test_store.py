@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -504,6 +505,60 @@ def test_scratch_folders_are_collected_by_age(root: Path) -> None:
     store.put("k", RECORD, {})
     assert sorted(p.name for p in root.iterdir()) == ["k", "old-result", "unfinished"]
     assert sorted(p.name for p in (root / "unfinished").iterdir()) == ["tmp-new", "tmp-young"]
+
+
+@pytest.mark.parametrize("name", ["unfinished", "collections"])
+def test_nothing_is_collected_or_read_through_a_link(name: str, root: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "tmp-precious").mkdir(parents=True)
+    os.utime(elsewhere / "tmp-precious", (0, 0))
+    store.write_list("mine", 1)
+    (root / "collections").rename(elsewhere / "lists")
+    root.joinpath(name).symlink_to(elsewhere if name == "unfinished" else elsewhere / "lists")
+    with suppress(InputError):  # where the link is the folder that it needs
+        store.put("k", RECORD, {})
+    assert (elsewhere / "tmp-precious").is_dir()
+    assert store.read_list("mine") is None
+
+
+def test_a_whole_result_that_came_meanwhile_is_not_moved_aside(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process finds damage; before it moves that away, another has done so and computed anew."""
+    store.put("k", RECORD, {"x": torch.zeros(4)})
+    (root / "k" / "record.json").write_text("broken")
+    place_of = store.place_of
+
+    def slow(name: str) -> Path:
+        if name == "quarantine":
+            monkeypatch.setattr(store, "place_of", place_of)
+            store.get("k")  # the other process
+            store.put("k", RECORD, {"x": torch.ones(4)})
+        return place_of(name)
+
+    monkeypatch.setattr(store, "place_of", slow)
+    assert store.get("k") is None
+    found = store.get("k")
+    assert found is not None
+    assert torch.equal(found[1]["x"], torch.ones(4))
+
+
+def test_who_loses_a_race_answers_with_what_is_kept(root: Path) -> None:
+    def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        store.put(store.key("f", {}), {"by": "the other"}, {})
+        return {"by": "this one"}, {}
+
+    assert store.remember("f", {}, work)[0] == {"by": "the other"}
+
+
+@pytest.mark.parametrize("forged", ["[]", '"x"', "null", '{"costs": "abc"}', '{"costs": {"k": 3}}'])
+def test_a_forged_record_is_moved_aside(forged: str, root: Path) -> None:
+    """Its sum is right, too."""
+    store.put("k", RECORD, {})
+    (root / "k" / "record.json").write_text(forged)
+    sums = json.loads((root / "k" / "sums.json").read_text())
+    sums["record.json"] = hashlib.sha256(forged.encode()).hexdigest()
+    (root / "k" / "sums.json").write_text(json.dumps(sums))
+    assert store.serve("k") is None
+    assert len(list((root / "quarantine").iterdir())) == 1
 
 
 def test_the_folder_is_what_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
