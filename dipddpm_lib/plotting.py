@@ -421,8 +421,8 @@ def _formatted(value: Any, fmt: str) -> str:
 
 
 def say(text: str) -> None:
-    """A paragraph of computed prose, in Markdown."""
-    display(Markdown(text))
+    """A paragraph of computed prose, in Markdown; hyphens before numbers become minus signs."""
+    display(Markdown(re.sub(r"(?<![\w`-])-(?=\d)", "−", text)))
 
 
 def settings(**values: Any) -> None:
