@@ -12,8 +12,8 @@ import numpy as np
 import skimage
 import torch
 from jaxtyping import Float
+from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL_Image
-from PIL import ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from .types import Image, InputError, require
@@ -21,6 +21,18 @@ from .types import Image, InputError, require
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SMALLEST_SIDE = 16  # below this nothing is left to restore
 LARGEST_PIXELS = 100_000_000
+
+# EXIF's orientation -> what sets it right; by hand, since ImageOps.exif_transpose writes all other tags anew, and some
+# cannot be written
+TURNS = {
+    2: PIL_Image.Transpose.FLIP_LEFT_RIGHT,
+    3: PIL_Image.Transpose.ROTATE_180,
+    4: PIL_Image.Transpose.FLIP_TOP_BOTTOM,
+    5: PIL_Image.Transpose.TRANSPOSE,
+    6: PIL_Image.Transpose.ROTATE_270,
+    7: PIL_Image.Transpose.TRANSVERSE,
+    8: PIL_Image.Transpose.ROTATE_90,
+}
 
 # name -> (package, file): photographs that arrive with the libraries, so nothing is downloaded
 _BUNDLED = {
@@ -114,10 +126,11 @@ def _load(path: Path, size: tuple[int, int] | None) -> Image:
                 f"image: {str(path)!r} has {pixels:,} pixels; expected at most {LARGEST_PIXELS:,}: make it smaller",
             )
             file.load()
-            array = _to_unit_rgb(ImageOps.exif_transpose(file), path)
+            turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
+            array = _to_unit_rgb(file if turn is None else file.transpose(turn), path)
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, TypeError, EOFError, PIL_Image.DecompressionBombError) as error:
+    except Exception as error:  # a decoder can fail in ways that nobody foresaw
         cause = "nothing in it reads as one" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"image: {str(path)!r} is not a whole PNG, JPEG, TIFF, WebP or BMP image ({cause})") from error
     require(
@@ -187,6 +200,9 @@ def save(image: Image, path: str | os.PathLike[str]) -> None:
 
 
 def digest(image: Image) -> str:
-    """SHA-256 of the decoded 8-bit pixels and their shape: an image's name by content."""
-    pixels = to_uint8(image)
-    return hashlib.sha256(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes()).hexdigest()
+    """SHA-256 of the pixels and their shape: an image's name by content. Of 8 bits, and of all where it holds more."""
+    pixels, exact = to_uint8(image), image.detach().float().cpu()
+    content = pixels.numpy().tobytes()
+    if not torch.equal((pixels.double() / 255).float() * 2 - 1, exact):
+        content += exact.numpy().tobytes()
+    return hashlib.sha256(repr(tuple(pixels.shape)).encode() + content).hexdigest()

@@ -270,7 +270,12 @@ def _thumbs(fold: Fold) -> dict[str, np.ndarray]:
     tensors = _read(_weights(fold))[1]
     names = [name for name in tensors if name.startswith("thumb.")]
     require(len(names) > 0, f"prior: {_weights(fold)} holds no thumbnails to know its photographs by; install it anew")
-    return {name.removeprefix("thumb."): tensors[name].numpy() / 255.0 for name in names}
+    thumbs = {name.removeprefix("thumb."): tensors[name] for name in names}
+    require(
+        all(t.dtype == torch.uint8 and t.dim() == 2 and min(t.shape) >= 4 * BORDER + 2 for t in thumbs.values()),
+        f"prior: {_weights(fold)} holds thumbnails that are no pictures of 8 bits; install it anew",
+    )
+    return {name: thumb.numpy() / 255.0 for name, thumb in thumbs.items()}
 
 
 def _match(found: dict[str, float]) -> str | None:
@@ -318,6 +323,8 @@ def shipped(fold: Fold) -> DenoisingUNet:
         channels = tuple(record["channels"])
         if not 1 <= len(channels) <= 16 or min(channels) < 1:
             raise ValueError(f"channels {channels[:16]}")
+        if not all(bool(value.isfinite().all()) for value in state.values()):
+            raise ValueError("NaN or infinite weights")
         with torch.device("meta"):  # what the file says of itself takes no memory until its weights bear it out
             DenoisingUNet(channels).load_state_dict(state, assign=True)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:

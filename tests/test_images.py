@@ -9,6 +9,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PIL_Image
+from PIL import ImageOps
 from skimage.transform import resize as skimage_resize
 
 from dipddpm_lib import images
@@ -489,8 +491,35 @@ def test_a_digest_follows_the_pixels_and_not_the_file(tmp_path: Path) -> None:
     changed[5, 6, 1] ^= 1
     PIL_Image.fromarray(changed).save(tmp_path / "a.png")
     assert images.digest(images.load(tmp_path / "a.png")) != images.digest(first)
-    # below half of an 8-bit level nothing that a file could hold has changed
-    assert images.digest(first + 0.4 / 127.5) == images.digest(first)
+
+
+def test_a_digest_tells_apart_what_is_one_picture_in_8_bits(tmp_path: Path) -> None:
+    """Two dark 16-bit files: rounded to 8 bits both are black, and one would be served the other's result."""
+    dark = np.random.default_rng(0).integers(0, 128, (2, 20, 24), dtype=np.uint16)
+    for name, array in zip("ab", dark, strict=True):
+        PIL_Image.fromarray(array).save(tmp_path / f"{name}.png")
+    first, second = images.load(tmp_path / "a.png"), images.load(tmp_path / "b.png")
+    assert torch.equal(images.to_uint8(first), images.to_uint8(second))
+    assert images.digest(first) != images.digest(second)
+    assert images.digest(first) == images.digest(first.clone())
+
+
+def test_tags_that_cannot_be_written_anew_do_not_matter(tmp_path: Path) -> None:
+    """ImageOps.exif_transpose writes them all, and fails at a maker that is a fraction."""
+    tags = struct.pack("<HHII", 0x010F, 5, 1, 38) + struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + struct.pack("<I", 0) + struct.pack("<II", 1, 3)
+    PIL_Image.fromarray(pattern(20, 24)).save(tmp_path / "x.png", exif=exif)
+    with PIL_Image.open(tmp_path / "x.png") as file, pytest.raises(AttributeError):
+        ImageOps.exif_transpose(file)
+    assert images.load(tmp_path / "x.png").shape == (1, 3, 24, 20)
+
+
+def test_a_decoder_that_fails_as_nobody_foresaw_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    PIL_Image.fromarray(pattern(20, 24)).save(tmp_path / "x.png")
+    for error in (MemoryError("no room"), ArithmeticError("odd"), struct.error("short")):
+        monkeypatch.setattr(PIL_Image.Image, "convert", Mock(side_effect=error))
+        with pytest.raises(InputError, match="is not a whole PNG"):
+            images.load(tmp_path / "x.png")
 
 
 def test_a_digest_knows_the_shape() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import re
 import sys
@@ -395,6 +396,22 @@ def test_widths_that_the_weights_do_not_bear_out_are_refused(
         priors.shipped(1)
     assert "\n" not in str(caught.value)
     assert peak.bytes < 2**28
+
+
+@pytest.mark.parametrize("kind", ["weights", "thumb"])
+@pytest.mark.parametrize("value", [torch.full((3, 3), math.nan), torch.ones(7), torch.ones(3, 3).to(torch.bfloat16)])
+def test_forged_tensors_are_refused(kind: str, value: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thumbnail of NaN would resemble nothing, and let every target pass."""
+    with safe_open(priors.weights_path(1), "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        record = file.metadata()["record"]
+    name = next(name for name in tensors if name.startswith(kind))
+    tensors[name] = torch.full_like(tensors[name], math.nan) if kind == "weights" else value
+    save_file(tensors, tmp_path / "forged.safetensors", metadata={"record": record})
+    monkeypatch.setattr(priors, "weights_path", lambda fold: tmp_path / "forged.safetensors")
+    refused = "NaN or infinite weights" if kind == "weights" else "no pictures of 8 bits"
+    with pytest.raises(InputError, match=refused):
+        priors.shipped(1) if kind == "weights" else priors.seen(images.load("camera", 32), 1)
 
 
 def test_a_missing_file_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
