@@ -177,6 +177,10 @@ def files() -> tuple[bytes, ...]:
     }
     exif = PIL_Image.Exif()
     exif[0x0112] = 6  # turned by a quarter
+    # and what cameras add: text, whole numbers, fractions, folders of tags
+    exif.update({0x010F: "maker", 0x0100: 32, 0x011A: 72.5})
+    exif.get_ifd(0x8769).update({0x9003: "2026:11:26 12:00:00", 0x829A: 0.01})
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 8.0, 1.5)})
     kinds: list[tuple[str, str, dict[str, Any]]] = [
         *(("PNG", mode, {"exif": exif}) for mode in ("RGB", "P", "L", "LA", "RGBA", "1", "I;16")),
         *(("JPEG", mode, {"exif": exif}) for mode in ("RGB", "L", "CMYK")),
@@ -335,7 +339,8 @@ def fuzzing(seconds: int) -> dict[str, Any]:
         found = re.search(r"stat::number_of_executed_units: (\d+)", done.stderr)
         if done.returncode != 0 or found is None:
             sys.exit(f"faults: the fuzzer ended with {done.returncode}:\n{done.stderr[-3000:]}")
-    return {"engine": f"Atheris {importlib.metadata.version('atheris')}", "inputs": int(found[1]), "crashes": 0}
+        crashes = sum(path.is_file() for path in Path(folder).glob("*-*"))  # libFuzzer's crash-…, timeout-…, oom-…
+    return {"engine": f"Atheris {importlib.metadata.version('atheris')}", "inputs": int(found[1]), "crashes": crashes}
 
 
 # ---- what the store costs
@@ -415,6 +420,7 @@ def main() -> None:
         print(json.dumps(kills(arguments.kill_here)))
         return
     record: dict[str, Any] = {"machine": compute.machine(), "versions": compute.versions()}
+    record["source"] = store.source_digest()  # of the library that it was done to
     works: dict[str, Callable[[], dict[str, Any]]] = {
         "overhead": lambda: overhead(200),
         "kills": lambda: killing(arguments.kills),
