@@ -210,7 +210,7 @@ class SampleConfig:
              "dpmpp_2m": DPM-Solver++(2M) (Lu et al. 2022, algorithm 2), deterministic
     zeta:    σ² = zeta (1 − ᾱ_s) in place of eta's: at 1 all noise is drawn anew at every step (DiffPIR, eq. 14)
     turn:    each call sees x_t in the next of the square's eight symmetries (the self-ensemble of Timofte et al. 2016,
-             spread over the steps); for priors that know no direction by heart, as one of a single image does
+             spread over the steps); not for a prior of a single image, which knows its directions by heart
     clip:    keep x̂_0 in [−1, 1]
     lam:     weight λ of the prior in data consistency: ρ = λσ_y²/σ_t² (DiffPIR, Zhu et al. 2023, eq. 13)
     """

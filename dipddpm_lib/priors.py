@@ -36,6 +36,7 @@ SEEN = 0.9
 """Similarity from which a target counts as seen. Different photographs stay under 0.9, copies above 0.91 (tests)."""
 CLOSE = 0.75  # similarity at half the size from which the whole size is looked at
 LEAST_WINDOW = 0.55  # of the largest that fits
+FEW, SMALL = 1000, 0.04  # a window of fewer pixels resembles something more often: taken off its similarity
 
 
 def training_names(fold: Fold) -> tuple[str, ...]:
@@ -256,7 +257,8 @@ def _similarities(grey: np.ndarray, thumbs: Mapping[str, np.ndarray], shortest: 
                 if size not in pieces:
                     pieces[size] = _bands(images.resize_array(grey, size))
                 piece = pieces[size].swapaxes(1, 2) if turned else pieces[size]
-                found = np.maximum(found, frames.correlations(piece))
+                by_chance = SMALL if shortest == SHORTEST and h * w < FEW else 0.0
+                found = np.maximum(found, frames.correlations(piece) - by_chance)
         best |= dict(zip(names, found.tolist(), strict=True))
     return best
 

@@ -222,7 +222,7 @@ def test_the_thumbnails_in_the_file_are_those_of_the_photographs(fold: priors.Fo
         assert np.abs(thumbs[name] - thumb(name)).max() <= 1.01 / 255
 
 
-@pytest.mark.parametrize("name", priors.EVALUATION)
+@pytest.mark.parametrize("name", images.photographs())
 def test_no_further_photograph_is_taken_for_one_of_ours(name: str) -> None:
     """Else both priors would count as trained on an evaluation image, and refuse it."""
     further = {n: thumb for n, thumb in priors._thumbs(1).items() if n.endswith(".webp")}
