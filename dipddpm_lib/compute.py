@@ -51,6 +51,12 @@ class Compute:
                 module.to(DTYPES[self.dtype])
         return network
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment in which another process decides the same without a trial, but for its threads."""
+        layout = "channels_last" if self.channels_last else "contiguous"
+        return {"DIPDDPM_DEVICE": self.device, "DIPDDPM_DTYPE": self.dtype, "DIPDDPM_LAYOUT": layout}
+
     def float32(self) -> Compute:
         """The same place in plain float32: the yardstick."""
         return Compute(self.device, "float32", False, self.threads)
@@ -112,18 +118,23 @@ def available_cores() -> int:
         return os.cpu_count() or 1
 
 
-@functools.cache
 def memory() -> int:
-    """Bytes that this machine has for us: the GPU's where one is used, else RAM, or less where a cgroup says so."""
+    """Bytes that this machine has for computing: the GPU's where one is used, else `ram`."""
     if default().device == "cuda":
         return int(torch.cuda.get_device_properties(0).total_memory)
-    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return ram()
+
+
+@functools.cache
+def ram() -> int:
+    """Bytes of RAM that this machine has for us, or less where a cgroup says so."""
+    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
-            ram = min(ram, int(Path(limit).read_text()))
+            size = min(size, int(Path(limit).read_text()))
         except (OSError, ValueError):  # no such cgroup; "max"
             continue
-    return ram
+    return size
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from .hybrid import HybridConfig
 from .networks import DenoisingUNet, build
 from .schedules import NoiseSchedule, ScheduleName, spacing
 from .types import Image, InputError, Interval, Measurement, Result, Step, check_fields, require
-from .workers import Client, Failure, LostScheduler, connected, on_a_worker, outcomes, wanted
+from .workers import Client, Failure, LostScheduler, connected, count, far, on_a_worker, outcomes, wanted
 
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
@@ -62,10 +62,14 @@ class Cell:
     def method(self) -> str:
         return METHOD[type(self.config)]
 
-    def check(self) -> None:
-        """Everything that can be refused before computing is refused here, as `InputError`."""
+    def check(self, among: int = 1) -> None:
+        """Everything that can be refused before computing is refused here, as `InputError`.
+
+        among: how many such cells share this machine's memory; 0 where it is computed on others, which check it too
+        """
         check_fields(self)
-        self._check_memory()
+        if among:
+            self._check_memory(among)
         x_true = self.x_true()
         measured = self.measurement(x_true)
         schedule = NoiseSchedule.named(self.schedule, self.T)
@@ -85,12 +89,13 @@ class Cell:
                 schedule.check_t(self.config.t_start, "t_start")
             hybrid.check_start(measured, hybrid.settle(measured, self.config))
 
-    def _check_memory(self) -> None:
-        need, have = bytes_needed(self), compute.memory()
+    def _check_memory(self, among: int) -> None:
+        need, have = bytes_needed(self), compute.memory() / among
+        workers = "" if among == 1 else f" for each of {among} workers"
         require(
             need <= have,
             f"size: {self.method} at {self.size} × {self.size} needs at least {need / 2**30:,.1f} GiB of memory, this "
-            f"machine has {have / 2**30:,.1f}; lower the size, or the widths and the batch of the networks",
+            f"machine has {have / 2**30:,.1f}{workers}; lower the size, or the widths and the batch of the networks",
         )
 
     def x_true(self) -> Image:
@@ -487,6 +492,13 @@ class _Kept:
     key: str
     record: dict[str, Any]
     arrays: dict[str, Tensor]
+    costs: dict[str, Any] = field(default_factory=dict)  # where another machine's store is to keep them too
+
+
+def _sent(cell: Cell) -> _Kept:
+    """What a worker sends back."""
+    kept = _kept(cell)
+    return replace(kept, costs=store.costs(kept.key))
 
 
 def _kept(cell: Cell) -> _Kept:
@@ -668,9 +680,10 @@ def sweep(
     cells = tuple(cells)
     if name:
         store.check_name(name)
-    for cell in cells:
-        cell.check()
     elsewhere = wanted(client, workers)
+    among = 0 if far(client, workers) else count(workers)
+    for cell in cells:
+        cell.check(among)
     where = on_a_worker() if elsewhere else compute.default()
     found: dict[int, _Kept] = {}
     keys = [store.key(STORED_AS, _parameters(cell, cell.x_true()), where) for cell in cells]
@@ -681,7 +694,9 @@ def sweep(
     try:
         asked = [cells[index] for index in missing]
         with connected(client, workers if missing else 1) as workplace:
-            for place, outcome in _announced(outcomes(_kept, asked, workplace), len(asked), name):
+            for place, outcome in _announced(
+                outcomes(_sent if elsewhere else _kept, asked, workplace), len(asked), name
+            ):
                 index = missing[place]
                 if isinstance(outcome, Failure):
                     if outcome.refused and workplace is None:
@@ -690,8 +705,10 @@ def sweep(
                     _keep_failure(keys[index], {**_plain(cells[index]), **asdict(outcome)})
                     continue
                 found[index] = outcome
-                if not store.has(outcome.key):  # a worker elsewhere keeps its results there
-                    store.put(outcome.key, outcome.record, outcome.arrays)
+                if elsewhere:  # where the worker's store is another, this one keeps the result too
+                    if not store.has(outcome.key):
+                        store.put(outcome.key, {**outcome.record, store.COSTS: outcome.costs}, outcome.arrays)
+                    store.serve(outcome.key)  # says what it cost; a worker far away could not
                 _failure_path(keys[index]).unlink(missing_ok=True)
     except LostScheduler:
         raise SweepError(

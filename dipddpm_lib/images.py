@@ -16,11 +16,14 @@ from PIL import ExifTags, UnidentifiedImageError
 from PIL import Image as PIL_Image
 from torch import Tensor
 
+from . import compute
 from .types import Image, InputError, require
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SMALLEST_SIDE = 16  # below this nothing is left to restore
 LARGEST_PIXELS = 100_000_000
+# bytes a pixel that reading takes: of the file, of the part that is cut out and resized, of one that is kept whole
+FILE_BYTES, CUT_BYTES, WHOLE_BYTES = 1, 73, 36
 
 # EXIF's orientation -> what sets it right; by hand, since ImageOps.exif_transpose writes all other tags anew, and some
 # cannot be written
@@ -59,6 +62,7 @@ _BUNDLED = {
 }
 
 Size = int | tuple[int, int]
+Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def photographs() -> tuple[str, ...]:
@@ -120,52 +124,74 @@ def _existing(source: str | os.PathLike[str]) -> Path:
 def _load(path: Path, size: tuple[int, int] | None) -> Image:
     try:
         with PIL_Image.open(path, formats=FORMATS) as file:
-            pixels = file.width * file.height
-            require(
-                pixels <= LARGEST_PIXELS,
-                f"image: {str(path)!r} has {pixels:,} pixels; expected at most {LARGEST_PIXELS:,}: make it smaller",
-            )
+            _check_pixels(path, (file.height, file.width), size)
             file.load()
             turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            array = _to_unit_rgb(file if turn is None else file.transpose(turn), path)
+            array = _to_unit_rgb(file if turn is None else file.transpose(turn), size, path)
     except InputError:
         raise
     except Exception as error:  # a decoder can fail in ways that nobody foresaw
         cause = "nothing in it reads as one" if isinstance(error, UnidentifiedImageError) else error
         raise InputError(f"image: {str(path)!r} is not a whole PNG, JPEG, TIFF, WebP or BMP image ({cause})") from error
-    require(
-        min(array.shape[:2]) >= SMALLEST_SIDE,
-        f"image: {str(path)!r} is {array.shape[1]} × {array.shape[0]}; expected {SMALLEST_SIDE} pixels or more a side",
-    )
     if size is not None:
-        array = _centre_cut(array, size)
-    return torch.from_numpy(array).permute(2, 0, 1)[None].float() * 2 - 1
+        array = resize_array(array, size)
+    return torch.from_numpy(array).permute(2, 0, 1)[None].float().mul_(2).sub_(1)
 
 
-def _to_unit_rgb(file: PIL_Image.Image, path: Path) -> np.ndarray:
-    """Any of Pillow's modes as (h, w, 3) float64 in [0, 1]."""
+def _check_pixels(path: Path, shape: tuple[int, int], size: tuple[int, int] | None) -> None:
+    """Refuse, before decoding, a file that is too small, too large, or more than the machine's memory holds."""
+    pixels, (_, _, height, width) = shape[0] * shape[1], _centre(shape, size)
+    require(
+        pixels <= LARGEST_PIXELS,
+        f"image: {str(path)!r} has {pixels:,} pixels; expected at most {LARGEST_PIXELS:,}: make it smaller",
+    )
+    require(
+        min(shape) >= SMALLEST_SIDE,
+        f"image: {str(path)!r} is {shape[1]} × {shape[0]}; expected {SMALLEST_SIDE} pixels or more a side",
+    )
+    kept = height * width if size is None else max(height * width, size[0] * size[1])
+    need, have = FILE_BYTES * pixels + (WHOLE_BYTES if size is None else CUT_BYTES) * kept, compute.ram()
+    require(
+        need <= have,
+        f"image: {str(path)!r} has {pixels:,} pixels, which take {need / 2**30:,.1f} GiB of memory to read; "
+        f"this machine has {have / 2**30:,.1f}: make it smaller",
+    )
+
+
+def _to_unit_rgb(file: PIL_Image.Image, size: tuple[int, int] | None, path: Path) -> np.ndarray:
+    """The part of an image in any of Pillow's modes that is resized to `size`, as (h, w, 3) float64 in [0, 1]."""
+    top, left, height, width = _centre((file.height, file.width), size)
     if file.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
         grey = np.asarray(file, dtype=np.float64)
         require(bool(np.isfinite(grey).all()), f"image: {str(path)!r} holds NaN or infinite values; expected finite")
         # integers are 16-bit; floats are in [0, 1] by convention and scaled to their own range otherwise
-        if file.mode == "F":
-            low, high = grey.min(), grey.max()
-            grey = grey if 0 <= low and high <= 1 else (grey - low) / max(high - low, 1e-12)
-        else:
+        low, high = (grey.min(), grey.max()) if file.mode == "F" else (0, 65535)
+        grey = grey[top : top + height, left : left + width]
+        if file.mode != "F":
             grey = (grey / 65535).clip(0, 1)
+        elif low < 0 or high > 1:
+            grey = (grey - low) / max(high - low, 1e-12)
         return np.repeat(grey[..., None], 3, axis=2)
+    file = file.crop((left, top, left + width, top + height))
     if file.has_transparency_data:
-        rgba = np.asarray(file.convert("RGBA"), dtype=np.float64) / 255
-        return rgba[..., :3] * rgba[..., 3:] + (1 - rgba[..., 3:])
-    return np.asarray(file.convert("RGB"), dtype=np.float64) / 255
+        rgba = np.asarray(file.convert("RGBA"), dtype=np.float64)
+        rgba /= 255
+        rgb, alpha = rgba[..., :3], rgba[..., 3:]
+        rgb *= alpha
+        rgb += 1 - alpha
+        return np.ascontiguousarray(rgb)
+    rgb = np.asarray(file.convert("RGB"), dtype=np.float64)
+    rgb /= 255
+    return rgb
 
 
-def _centre_cut(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    height, width = array.shape[:2]
-    scale = min(height / size[0], width / size[1])
-    h, w = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
-    top, left = (height - h) // 2, (width - w) // 2
-    return resize_array(array[top : top + h, left : left + w], size)
+def _centre(shape: tuple[int, int], size: tuple[int, int] | None) -> Box:
+    """The largest rectangle of the proportions of `size` in the middle of `shape`; the whole of it without a size."""
+    if size is None:
+        return 0, 0, *shape
+    scale = min(shape[0] / size[0], shape[1] / size[1])
+    height, width = max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+    return (shape[0] - height) // 2, (shape[1] - width) // 2, height, width
 
 
 def resize_array(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -372,6 +372,7 @@ class Run:
 
     def save(self, folder: Path) -> Path:
         """A PNG under a name that is not taken, with its settings, scores and command as text chunks."""
+        require(not folder.is_symlink(), f"save: {folder} is a link to elsewhere; put a folder in its place")
         folder.mkdir(parents=True, exist_ok=True)
         settings = json.dumps(asdict(self.choice), ensure_ascii=False)
         numbers = {"psnr": self.psnr, "ssim": self.ssim, "seconds": self.seconds, "steps": self.steps, "end": self.word}

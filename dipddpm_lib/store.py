@@ -178,6 +178,11 @@ def serve(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     return found[:2]
 
 
+def costs(key: str) -> dict[str, Any]:
+    """What the result under `key` cost, as COSTS says; empty where there is none."""
+    return {} if (found := _get(key)) is None else found[2]
+
+
 def _get(key: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]] | None:
     """Record, arrays and costs."""
     path = folder() / check_name(key)

@@ -67,9 +67,14 @@ def count(workers: int | None) -> int:
     return int(asked)
 
 
+def far(client: Client | None, workers: int | None = None) -> bool:
+    """Whether `connected` would give the client of a cluster, whose machines may be others than this one."""
+    return client is not None or (workers is None and bool(os.environ.get("DIPDDPM_SCHEDULER")))
+
+
 def wanted(client: Client | None, workers: int | None = None) -> bool:
     """Whether `connected` would give a client."""
-    return client is not None or (workers is None and bool(os.environ.get("DIPDDPM_SCHEDULER"))) or count(workers) > 1
+    return far(client, workers) or count(workers) > 1
 
 
 @contextmanager
@@ -127,14 +132,7 @@ def _local(number: int) -> Iterator[Client]:
     distributed = _distributed()
     import dask
 
-    here = compute.default()
-    decided = {
-        "DIPDDPM_DEVICE": here.device,
-        "DIPDDPM_DTYPE": here.dtype,
-        "DIPDDPM_LAYOUT": "channels_last" if here.channels_last else "contiguous",
-        "DIPDDPM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    decided = {**compute.default().variables, "DIPDDPM_THREADS": "1", "OMP_NUM_THREADS": "1"}
     before = dict(os.environ)
     try:
         # what dask would set for its workers, OMP_NUM_THREADS among it, it sets in this process

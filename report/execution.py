@@ -354,7 +354,11 @@ papermill_engines.register("telling", _Engine)
 
 
 def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> _Kernel:
-    """A kernel of this environment in the notebook's own folder."""
+    """A kernel of this environment in the notebook's own folder.
+
+    All kernels of a build compute as this process would: a trial in each could end now so, now so, and results of one
+    number type are not those of the other.
+    """
     kernel = _Kernel(kernel_name="python3")  # jupyter_client starts this one with sys.executable
     descriptor, used = tempfile.mkstemp(prefix="dipddpm-", suffix=".used")
     os.close(descriptor)
@@ -363,7 +367,7 @@ def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str
     kernel.start_kernel(
         cwd=str(notebook.resolve().parent),
         extra_arguments=["--log-level=CRITICAL", *arguments],
-        env={**os.environ, **(environment or {}), store.USED: used},
+        env={**os.environ, **compute.default().variables, **(environment or {}), store.USED: used},
     )
     return kernel
 

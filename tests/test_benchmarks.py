@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
+import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 import torch
 
 from dipddpm_lib import compute, ddpm, dip, experiment, images, metrics, operators, priors
+from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
@@ -33,6 +36,32 @@ import search
 def record(name: str) -> list[dict[str, Any]]:
     """What benchmarks/NAME.json holds."""
     return json.loads((BENCHMARKS / f"{name}.json").read_text())["fits"]
+
+
+def test_what_a_cell_sends_is_what_the_bench_and_architecture_say() -> None:
+    """ARCHITECTURE's table of what 10, 100 and 1000 workers need rests on these."""
+    said = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    low, high = map(int, re.search(r"(\d+) to (\d+) bytes, a pickled cell", said).groups())  # type: ignore[union-attr]
+    image, frames, film, text = map(
+        float,
+        re.search(  # type: ignore[union-attr]
+            r"image ([\d.]+) MB \(float32\), film of (\d+) frames ([\d.]+) MB, record (\d+) kB", said
+        ).groups(),
+    )
+    configs = (ClassicalConfig(), DIPConfig(), SampleConfig(), HybridConfig())
+    sizes = [
+        len(pickle.dumps(Cell("astronaut", 128, 0, config, "compressive_10", label=32 * "x"))) for config in configs
+    ]
+    sizes.append(len(pickle.dumps(Cell("astronaut", 128, 0, configs[-1], None, "single", TrainConfig()))))
+    assert low <= min(sizes)
+    assert max(sizes) <= high
+    config = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=60, warmup=4)
+    kept = experiment._kept(Cell("coffee", 128, 0, config, "inpaint_50"))
+    assert len(kept.arrays["frames"]) == frames
+    assert kept.arrays["frames"].nbytes == pytest.approx(film * 1e6, rel=0.1)
+    assert kept.arrays["x0_hat"].nbytes == pytest.approx(image * 1e6, rel=0.1)
+    assert len(json.dumps(kept.record)) == pytest.approx(text * 1e3, rel=0.3)
+    assert sum(array.nbytes for array in kept.arrays.values()) == pytest.approx(bench.CELL_BYTES, rel=0.15)
 
 
 def test_what_is_compared_runs_in_turn_after_a_warm_up() -> None:

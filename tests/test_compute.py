@@ -50,6 +50,16 @@ def test_the_environment_overrides_precision_and_threads(decide: Callable[..., c
     assert chosen == compute.Compute("cpu", "bfloat16", channels_last=True, threads=1)
 
 
+@pytest.mark.parametrize("dtype", compute.DTYPES)
+@pytest.mark.parametrize("layout", ["channels_last", "contiguous"])
+def test_another_process_that_is_given_the_decision_makes_it_without_a_trial(
+    decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch, dtype: str, layout: str
+) -> None:
+    chosen = decide(DIPDDPM_DEVICE="cpu", DIPDDPM_DTYPE=dtype, DIPDDPM_LAYOUT=layout, DIPDDPM_THREADS="1")
+    monkeypatch.setattr(compute, "seconds_of_convolution", lambda *_: pytest.fail("tried"))
+    assert decide(**chosen.variables, DIPDDPM_THREADS="1") == chosen
+
+
 def test_threads_follow_omp_but_our_own_variable_first(decide: Callable[..., compute.Compute]) -> None:
     assert decide(OMP_NUM_THREADS="1").threads == 1
     assert decide(OMP_NUM_THREADS="999999", DIPDDPM_THREADS="1").threads == 1

@@ -447,10 +447,10 @@ def test_a_store_that_may_only_be_read_serves_and_refuses_before_the_computing(r
 
 @pytest.mark.slow
 def test_killed_writers_lose_nothing_that_was_stored() -> None:
-    found = faults.killing(25)
-    assert (found["kills"], found["wrong"], found["lost"]) == (25, 0, 0)
-    assert found["results"] > 25
-    assert found["checkpoints"] > 25
+    found = faults.killing(100)
+    assert (found["kills"], found["wrong"], found["lost"]) == (100, 0, 0)
+    assert found["results"] > 100
+    assert found["checkpoints"] > 100
 
 
 LIARS = {

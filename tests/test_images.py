@@ -20,10 +20,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image as PIL_Image
-from PIL import ImageOps
+from PIL import ImageFile, ImageOps
 from skimage.transform import resize as skimage_resize
 
-from dipddpm_lib import images
+from dipddpm_lib import compute, images
 from dipddpm_lib.types import InputError
 
 LOSSLESS = [("png", {}), ("tiff", {}), ("webp", {"lossless": True}), ("bmp", {})]
@@ -336,6 +336,33 @@ def test_an_image_too_small_to_restore_is_refused(tmp_path: Path, shape: tuple[i
 def test_the_smallest_image_is_taken(tmp_path: Path) -> None:
     PIL_Image.fromarray(pattern(16, 16)).save(tmp_path / "x.png")
     assert images.load(tmp_path / "x.png").shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("size", "least"), [(None, 3 * 36), (64, 3 * 73), (3000, 9 * 73)])
+def test_what_reading_needs_more_memory_for_than_there_is_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int | None, least: int
+) -> None:
+    PIL_Image.new("RGB", (1732, 1732)).save(tmp_path / "x.png")
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded"))
+    monkeypatch.setattr(compute, "ram", lambda: least * 10**6)
+    refused(tmp_path / "x.png", "pixels, which take 0.", size=size)
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the exact count is Linux's")
+@pytest.mark.parametrize("size", [None, 64])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16", "F"])
+def test_what_reading_is_said_to_take_lies_below_the_peak_and_near_it(
+    tmp_path: Path, mode: str, size: int | None
+) -> None:
+    side = 2000
+    dtype = {"I;16": np.uint16, "F": np.float32}.get(mode)
+    image = PIL_Image.new(mode, (side, side)) if dtype is None else PIL_Image.fromarray(np.zeros((side, side), dtype))
+    image.save(tmp_path / "x.tif")
+    images.load(tmp_path / "x.tif", 16)  # what the first file of a process loads
+    with compute.peak_memory() as peak:
+        images.load(tmp_path / "x.tif", size)
+    need = (images.FILE_BYTES + (images.WHOLE_BYTES if size is None else images.CUT_BYTES)) * side**2
+    assert 0.4 * peak.bytes <= need <= peak.bytes
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")

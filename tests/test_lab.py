@@ -6,10 +6,13 @@ from __future__ import annotations
 import re
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image as PIL_Image
 from playwright.sync_api import Locator, Page
@@ -76,6 +79,25 @@ def drag(slider: Locator, page: Page, share: float) -> None:
 def row(panel: Locator, name: str) -> Locator:
     """The slider or field with this description."""
     return panel.locator(".jupyter-widgets").filter(has=panel.page.locator(f"label:text-is('{name}')")).last
+
+
+@pytest.mark.slow
+def test_the_server_answers_this_machine_and_its_token_alone(lab: str) -> None:
+    port, token = re.search(r":(\d+)/.*token=(\w+)", lab).groups()  # type: ignore[union-attr]
+    for path in ("api/contents", "api/kernels", "api/terminals"):
+        for given in ("", "?token=", f"?token={token[::-1]}"):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}{given}", timeout=60)
+            assert refused.value.code == 403
+            refused.value.close()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}?token={token}", timeout=60) as answer:
+            assert answer.status == 200
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/lab", timeout=60) as page:
+        assert "/login" in page.url, "without its token the page is a question for it"
+    listening = {
+        c.laddr.ip for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == int(port)
+    }
+    assert listening == {"127.0.0.1"}
 
 
 @pytest.mark.slow

@@ -345,6 +345,7 @@ LAYERS = (
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
 SIDEWAYS = {
     ("images", "types"),
+    ("images", "compute"),
     ("compute", "types"),
     ("hybrid", "dip"),
     ("hybrid", "ddpm"),

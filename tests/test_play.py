@@ -290,3 +290,11 @@ def test_a_saved_png_is_the_picture_and_says_how_it_came(tmp_path: Path) -> None
 def test_a_saved_name_cannot_leave_its_folder(tmp_path: Path) -> None:
     path = made(replace(SMALL, image="./../../.ssh/" + "n" * 300)).save(tmp_path / "saved")
     assert path.parent == tmp_path / "saved"
+
+
+def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "saved").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match="saved is a link to elsewhere; put a folder in its place"):
+        made(SMALL).save(tmp_path / "saved")
+    assert not list((tmp_path / "elsewhere").iterdir())

@@ -796,7 +796,7 @@ here, other = pathlib.Path("{0}"), pathlib.Path("{1}")
 here.touch()
 while not other.exists():
     time.sleep(0.05)
-print([os.environ[name] for name in ("DIPDDPM_THREADS", "OMP_NUM_THREADS", "WORKERS")])"""
+print([os.environ[name] for name in ("DIPDDPM_THREADS", "OMP_NUM_THREADS", "WORKERS", "DIPDDPM_DTYPE")])"""
     for stem, here, other in (("00_first", "a", "b"), ("01_second", "b", "a")):
         cell = v4.new_code_cell(wait.format(here, other))
         nbformat.write(notebook(f"# {stem}", parameters("SIZE = 32"), cell), sources / f"{stem}.ipynb")
@@ -809,7 +809,8 @@ print([os.environ[name] for name in ("DIPDDPM_THREADS", "OMP_NUM_THREADS", "WORK
     assert re.search(r"1 of 3, about \d+ s left$", lines[0])
     assert re.fullmatch(r"08_conclusion +\d+\.\d s", lines[2])
     text = words((sources.parent / "out" / "index.html").read_text(encoding="utf-8"))
-    assert text.count("['2', '2', '1']") == 2, "5 cores among 2 notebooks"
+    decided = execution.compute.default().dtype
+    assert text.count(f"['2', '2', '1', '{decided}']") == 2, "5 cores among 2 notebooks, one number type for all"
     assert "['00_first.ipynb', '01_second.ipynb']" in text
 
 

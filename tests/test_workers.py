@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,9 @@ import psutil
 import pytest
 from distributed.client import FutureCancelledError
 
-from dipddpm_lib import compute, store, workers
+from dipddpm_lib import compute, experiment, store, workers
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell, SweepError, collected, sweep
+from dipddpm_lib.experiment import Cell, SweepError, bytes_needed, collected, sweep
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import InputError
 from dipddpm_lib.workers import Failure, LostScheduler, outcomes
@@ -81,6 +83,27 @@ def test_without_a_word_there_is_one_worker_which_is_this_process(monkeypatch: p
     monkeypatch.setenv("DIPDDPM_SCHEDULER", "tcp://127.0.0.1:1")
     assert workers.wanted(None)
     assert not workers.wanted(None, 1), "what is asked for in the call counts"
+
+
+def test_cells_are_measured_against_the_memory_that_each_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A share of this machine's for local workers; a cluster's machines are others, and measure for themselves."""
+    large, computed = Cell("coffee", 512, 0, DIPConfig.published()), []
+    monkeypatch.setattr(compute, "memory", lambda: 1.5 * bytes_needed(large))
+    monkeypatch.setattr(compute, "available_cores", lambda: 2)
+    monkeypatch.setattr(experiment, "outcomes", lambda work, cells, client: computed.extend(cells) or iter(()))
+    monkeypatch.setattr(experiment, "connected", lambda client, workers: nullcontext(client))
+    with pytest.raises(InputError, match=r"GiB of memory, this machine has [\d.]+ for each of 2 workers; lower"):
+        sweep([large], workers=2)
+    assert not computed
+    monkeypatch.setattr(compute, "memory", lambda: 1)
+    with pytest.raises(InputError, match="GiB of memory"):
+        sweep([large])
+    assert not computed
+    with pytest.raises(KeyError):  # nobody computes here
+        sweep([large], object())  # type: ignore[arg-type]
+    assert computed == [large]
+    with pytest.raises(InputError, match="GiB of memory"):  # what a worker says
+        experiment._sent(large)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +200,13 @@ def test_two_workers_give_the_bits_of_this_process_on_one_thread(
     assert compute.default().threads == 1, "tests run on one thread"
     asked = [*cells(4), Cell("coffee", 32, 0, HybridConfig(dip=DIP), "denoise_25")]
     before = dict(os.environ)
+    monkeypatch.setenv(store.USED, str(tmp_path / "used"))  # the workers, which run already, do not know of it
     results = sweep(asked, two, name="far")
+    keys = [entry["key"] for entry in store.read_list("far")["entries"]]
+    told = [json.loads(line) for line in (tmp_path / "used").read_text().splitlines()]
+    assert all(store.costs(key)[key]["seconds"] > 0 for key in keys), "what a cell cost came with it"
+    assert {key for costs in told for key in costs} >= set(keys)
+    monkeypatch.delenv(store.USED)
     assert dict(os.environ) == before, "dask sets OMP_NUM_THREADS in the parent, unless it is told not to"
     assert bits(collected("far")) == bits(results), "this store keeps them too, though the workers have their own"
     monkeypatch.setattr(workers, "outcomes", lambda *_: pytest.fail("computed again"))

@@ -1,0 +1,66 @@
+"""At which noise level to hand over: the released configuration at ρ from half to four times its own, by PSNR.
+
+Each row is one image, one task and one seed, from DIP and from the start that `hybrid.settle` chooses where that is
+another. handoff.py asks the same of a single hand-off and of all starts; here it is asked of what users get.
+
+python benchmarks/levels.py    # writes levels.json, which Appendix C shows
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+from handoff import SCHEDULE, SIZE, collect, measured
+
+from dipddpm_lib import compute, hybrid, images, metrics, operators, priors
+from dipddpm_lib.hybrid import HybridConfig, Start
+
+HERE = Path(__file__).resolve().parent
+FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the configuration's own ρ
+
+
+def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
+    """Each start's PSNR and error, true and estimated, and what it leads to by ρ."""
+    x_true = images.load(image, SIZE)
+    m = measured(x_true, degradation, seed)
+    denoiser = priors.load(x_true)
+    starts: dict[Start, Any] = {}
+    for asked in get_args(Start)[:2]:  # "auto" and "dip"
+        settled = hybrid.settle(m, replace(HybridConfig(), start=asked))
+        if settled.start in starts:
+            continue
+        *_, fit = hybrid.begin(m, settled, compute.generator(seed, "dip"))
+        after = {}
+        for factor in FACTORS:
+            config = replace(settled, rho=factor * settled.rho)
+            *_, last = hybrid.denoise(fit, m, denoiser, SCHEDULE, config, compute.generator(seed, "sample"))
+            after[f"{config.rho:g}"] = round(metrics.psnr(last.x0_hat, x_true), 3)
+        starts[settled.start] = {
+            "psnr": round(metrics.psnr(fit.x0_hat, x_true), 3),
+            "rmse": float((fit.x0_hat - x_true).square().mean().sqrt()),
+            "rmse_hat": fit.rmse_hat,
+            "rho": settled.rho,
+            "calls": settled.calls,
+            "after": after,
+        }
+    return {"image": image, "degradation": degradation, "seed": seed, "starts": starts}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
+    parser.add_argument("--degradations", default=",".join(operators.TASKS), help="separated by commas")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--output", type=Path, default=HERE / "levels.json")
+    options = parser.parse_args()
+    rows = collect("levels.row", row, Path(__file__), options)
+    record = {"size": SIZE, "rho": HybridConfig().rho, "rows": rows, "machine": compute.machine()}
+    options.output.write_text(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
