@@ -11,7 +11,7 @@ from typing import Literal
 import pandas as pd
 
 from . import experiment
-from .experiment import Results, interval
+from .experiment import Results, counted, interval
 from .types import Interval
 
 Verdict = Literal["holds", "holds under conditions", "does not hold", "not measured"]
@@ -328,13 +328,14 @@ def _fidelity(e: Evidence) -> Finding:
 def _restores(e: Evidence) -> Finding:
     over, above, n = (e.number("restoration", k) for k in ("over_ddpm", "above_ddpm", "tasks"))
     classical = e.number("restoration", "above_classical")
-    speed = e.number("restoration", "speed")
+    speed, calls, rival = (e.number("restoration", k) for k in ("speed", "calls", "rival_calls"))
     verdict: Verdict = (
         "holds" if above == n and classical == n else "holds under conditions" if over > TIE_DB else "does not hold"
     )
     return verdict, (
         f"restoration: {over:+.2f} dB over DDPM from noise (above it in {above:.0f} of {n:.0f} tasks, {speed:.1f}× its "
-        f"speed), above the classical method in {classical:.0f} of {n:.0f}"
+        f"speed, {calls:.0f} network calls against {rival:.0f}), above the classical method in {classical:.0f} of "
+        f"{n:.0f}"
     )
 
 
@@ -348,8 +349,9 @@ def _theory(e: Evidence) -> Finding:
         else "does not hold"
     )
     enough = e.number("oracle", "steps_enough")
+    alike = f"{counted(enough, 'step')} {'is' if enough == 1 else 'are'} as accurate as 20"
     return verdict, (
-        f"Gaussian oracle: from t = 100 {enough:.0f} step(s) are as accurate as 20 from noise; the best hand-off "
+        f"Gaussian oracle: from t = 100 {alike} from noise; the best hand-off "
         f"changes the image by "
         f"{white:+.2f} dB if its error is white, by {smooth:+.2f} dB if it is smooth as DIP's is"
     )
@@ -414,7 +416,7 @@ def provenance(evidence: Evidence | None = None) -> str:
         cells = [cell for cell, _ in results]
         where = sorted({f"{c.image} at {c.size}²" for c in cells})
         count = len({c.seed for c in cells})
-        parts.append(f"{name}: {', '.join(where)}, {count} seed(s)" if cells else f"{name}: nothing yet")
+        parts.append(f"{name}: {', '.join(where)}, {counted(count, 'seed')}" if cells else f"{name}: nothing yet")
     return "; ".join(parts)
 
 
@@ -489,12 +491,12 @@ def _finding_restoration(e: Evidence) -> str:
     unsure = ", on average and not everywhere" if verdict == "is ahead" and low <= 0 else ""
     chosen, level = e.number("restoration", "chosen_over_ddpm"), e.number("restoration", "chosen_above_classical")
     images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
-    basis = f"{images:.0f} photograph{'s' * (images != 1)} at {size:.0f}², {seeds:.0f} seed{'s' * (seeds != 1)}"
+    basis = f"{counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}"
     return (
         f"**Where only a measurement is seen, the hybrid {verdict}**{unsure}: over {n:.0f} tasks ({basis}) it is "
-        f"{over_ddpm:+.2f} dB from DDPM at its better setting, at {speed:.1f}× its speed, and {over_dip:+.2f} dB from "
-        f"DIP, and in {n - classical:.0f} of them a classical method is at least as good; with the start chosen by the "
-        f"measurement it is {chosen:+.2f} dB from DDPM, and no worse than the classical method in {level:.0f}."
+        f"{over_ddpm:+.2f} dB from DDPM at its best number of steps, at {speed:.1f}× its speed, and {over_dip:+.2f} dB "
+        f"from DIP, and in {n - classical:.0f} of them a classical method is at least as good; with the start chosen "
+        f"by the measurement it is {chosen:+.2f} dB from DDPM, and no worse than the classical method in {level:.0f}."
     )
 
 

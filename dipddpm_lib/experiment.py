@@ -649,6 +649,11 @@ COLUMNS = {
 """What tables call the columns of `Results.frame`, with units."""
 
 
+def counted(number: int | float, noun: str) -> str:
+    """In words: "1 seed", "3 seeds"."""
+    return f"{number:.0f} {noun}{'s' * (number != 1)}"
+
+
 def check_counts(**counts: int) -> None:
     """Refuse parameters of a notebook that must be whole numbers of 1 or more, before anything is computed."""
     for name, value in counts.items():

@@ -44,7 +44,7 @@ class HybridConfig:
     kind: HandOff = "calibrated"
     start: Start = "auto"
     t_start: int | None = None
-    rho: float = 4.0
+    rho: float = 5.6
     consistency: bool = True
     again: int | None = None
 

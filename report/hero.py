@@ -19,10 +19,10 @@ def main() -> None:
     cell = results[0][0]
     x_true = cell.x_true()
     seen = operators.pseudo_inverse(cell.measurement(x_true)).clamp(-1, 1)
+    of = {c.label: r for c, r in results.only(image=cell.image)}
+    of["DDPM"] = max((r for label, r in of.items() if label.startswith("DDPM")), key=lambda r: r.psnr)
     shown = {"target": x_true, "10 % of its coefficients": seen} | {
-        f"{c.method}: {r.psnr:.2f} dB": r.x0_hat
-        for c, r in results.only(image=cell.image)
-        if c.label in ("DIP", "DDPM", "DIP+DDPM")
+        f"{label}: {of[label].psnr:.2f} dB": of[label].x0_hat for label in ("DIP", "DDPM", "DIP+DDPM")
     }
     buffer = io.BytesIO()
     plotting.pictures(shown, columns=len(shown), side=2.0).savefig(buffer, format="png", dpi=110)
