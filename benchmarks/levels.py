@@ -1,4 +1,4 @@
-"""At which noise level to hand over: the released configuration at ρ from half to four times its own, by PSNR.
+"""At which noise level to hand over: the released configuration at seven ρ, by PSNR.
 
 Each row is one image, one task and one seed, from DIP and from the start that `hybrid.settle` chooses where that is
 another. handoff.py asks the same of a single hand-off and of all starts; here it is asked of what users get.
@@ -20,7 +20,8 @@ from dipddpm_lib import compute, hybrid, images, metrics, operators, priors
 from dipddpm_lib.hybrid import HybridConfig, Start
 
 HERE = Path(__file__).resolve().parent
-FACTORS = (0.5, 0.7, 1.0, 1.4, 2.0, 2.8, 4.0)  # of the configuration's own ρ
+RHOS = (2.0, 2.8, 4.0, 5.6, 8.0, 11.2, 16.0)
+WHITE = 4.0  # from y itself, where σ_t = σ_y by theory, a quarter of each is tried
 
 
 def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
@@ -35,15 +36,14 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
             continue
         *_, fit = hybrid.begin(m, settled, compute.generator(seed, "dip"))
         after = {}
-        for factor in FACTORS:
-            config = replace(settled, rho=factor * settled.rho)
+        for rho in RHOS:
+            config = replace(settled, rho=rho / WHITE if settled.start == "measurement" else rho)
             *_, last = hybrid.denoise(fit, m, denoiser, SCHEDULE, config, compute.generator(seed, "sample"))
             after[f"{config.rho:g}"] = round(metrics.psnr(last.x0_hat, x_true), 3)
         starts[settled.start] = {
             "psnr": round(metrics.psnr(fit.x0_hat, x_true), 3),
             "rmse": float((fit.x0_hat - x_true).square().mean().sqrt()),
             "rmse_hat": fit.rmse_hat,
-            "rho": settled.rho,
             "calls": settled.calls,
             "after": after,
         }
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=HERE / "levels.json")
     options = parser.parse_args()
     rows = collect("levels.row", row, Path(__file__), options)
-    record = {"size": SIZE, "rho": HybridConfig().rho, "rows": rows, "machine": compute.machine()}
+    record = {"size": SIZE, "rows": rows, "machine": compute.machine()}
     options.output.write_text(json.dumps(record))
 
 

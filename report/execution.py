@@ -33,7 +33,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from dipddpm_lib import compute, store
 from errors import BuildError
 
-CELL_TIMEOUT = 1800  # seconds; papermill's own default is for ever
+CELL_TIMEOUT = 4 * 3600  # seconds; a sweep of `make paper` may take one, and papermill's own default is for ever
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and what its results cost

@@ -16,7 +16,7 @@ import papermill
 import pytest
 import torch
 
-from dipddpm_lib import compute, ddpm, dip, experiment, images, metrics, operators, priors
+from dipddpm_lib import compute, ddpm, dip, experiment, hybrid, images, metrics, operators, priors
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
@@ -29,6 +29,8 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import bench
 import couplings
+import handoff
+import levels
 import reference
 import search
 
@@ -247,6 +249,47 @@ def test_the_appendix_tests_its_rule_where_the_record_has_more(tmp_path: Path) -
     said = json.dumps(out)
     assert "On the 2 degradations that did not make it" in said
     assert "within 0.2 dB of it in 2" in said
+
+
+def test_rho_is_what_the_record_of_levels_prefers() -> None:
+    """In the mean over the runs from the start that is chosen, and over those from DIP's image."""
+    kept = json.loads((BENCHMARKS / "levels.json").read_text())
+    assert {(row["image"], row["degradation"]) for row in kept["rows"]} == {
+        (image, task) for image in priors.EVALUATION for task in operators.TASKS
+    }
+    own, chosen, from_dip = HybridConfig().rho, [], []
+    for row in kept["rows"]:
+        m = levels.measured(images.load(row["image"], kept["size"]), row["degradation"], row["seed"])
+        settled = hybrid.settle(m, HybridConfig())
+        assert set(row["starts"]) == {"dip", settled.start}
+        after = {float(rho): psnr for rho, psnr in row["starts"][settled.start]["after"].items()}
+        if settled.start == "measurement":
+            assert max(after, key=lambda rho: after[rho]) == settled.rho, "from y itself σ is its noise"
+        else:
+            chosen.append(after)
+        from_dip.append({float(rho): psnr for rho, psnr in row["starts"]["dip"]["after"].items()})
+    for curves in (chosen, from_dip):
+        means = {rho: sum(curve[rho] for curve in curves) / len(curves) for rho in curves[0]}
+        assert max(means, key=lambda rho: means[rho]) == own
+
+
+def test_a_row_of_levels_is_the_released_configuration_at_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    dip_config = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=6, warmup=2, runs=2)
+    short, x_true = HybridConfig(dip=dip_config), images.load("coffee", 32)
+    for module in (handoff, levels):
+        monkeypatch.setattr(module, "SIZE", 32)
+    monkeypatch.setattr(levels, "HybridConfig", lambda: short)
+    found = levels.row("coffee", "inpaint_90", 0)["starts"]
+    assert set(found) == {"dip", "classical"}
+    m = handoff.measured(x_true, "inpaint_90", 0)
+    for start, kept in found.items():
+        assert list(kept["after"]) == [f"{rho:g}" for rho in levels.RHOS]
+        config = hybrid.settle(m, replace(short, start=start, rho=8.0))
+        *_, fit = hybrid.begin(m, config, compute.generator(0, "dip"))
+        steps = hybrid.denoise(fit, m, priors.load(x_true), levels.SCHEDULE, config, compute.generator(0, "sample"))
+        *_, last = steps
+        assert kept["after"]["8"] == pytest.approx(metrics.psnr(last.x0_hat, x_true), abs=0.001)
+        assert kept["rmse_hat"] == fit.rmse_hat
 
 
 # ---- other couplings
