@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,12 @@ class Bibliography:
         if library.failed_blocks:
             block = library.failed_blocks[0]
             raise BuildError(f"{path.name}, line {(block.start_line or 0) + 1}: {block.error}")
-        self.entries = {entry.key: _reference(entry, path) for entry in library.entries}
+        plain = [_reference(entry, path) for entry in library.entries]
+        alike = defaultdict(list)
+        for reference in sorted(plain, key=lambda reference: reference.order):
+            alike[reference.label].append(reference.key)
+        letters = {key: letter for keys in alike.values() if len(keys) > 1 for letter, key in zip("abcdefgh", keys, strict=False)}
+        self.entries = {entry.key: _reference(entry, path, letters.get(entry.key, "")) for entry in library.entries}
         self.cited: set[str] = set()
 
     def cite(self, key: str, where: str) -> Reference:
@@ -68,21 +74,22 @@ def _initials(person: NameParts) -> str:
     return " ".join("-".join(f"{half[0]}." for half in name.split("-") if half) for name in names)
 
 
-def _reference(entry: Entry, path: Path) -> Reference:
-    """Turn one BibTeX entry into the strings of the page."""
+def _reference(entry: Entry, path: Path, letter: str = "") -> Reference:
+    """Turn one BibTeX entry into the strings of the page; a letter tells it from others of its authors and year."""
     fields = {field.key: field.value for field in entry.fields}
     missing = [name for name in ("author", "title", "year") if name not in fields]
     if missing:
         raise BuildError(f"{path.name}: entry {entry.key} has no {', '.join(missing)}")
     families = [_family(person) for person in fields["author"]]
     people = [f"{_family(person)}, {_initials(person)}" for person in fields["author"]]
-    year, title = _plain(fields["year"]), _plain(fields["title"])
+    year, title = _plain(fields["year"]) + letter, _plain(fields["title"])
+    stop = "" if title.endswith(("?", "!")) else "."
     venue = _venue({name: _plain(value) for name, value in fields.items() if isinstance(value, str)})
     authors = people[0] if len(people) == 1 else f"{', '.join(people[:-1])} and {people[-1]}"
     return Reference(
         key=entry.key,
         label=f"{_short(families)} {year}",
-        text=f"{authors} ({year}). {title}. {venue}",
+        text=f"{authors} ({year}). {title}{stop} {venue}".strip(),
         title=title,
         links=_links(fields),
         order=(*(family.casefold() for family in families), year, title.casefold()),
@@ -96,10 +103,10 @@ def _short(families: list[str]) -> str:
 
 
 def _venue(fields: dict[str, str]) -> str:
-    """Where it appeared: journal or proceedings, volume(number), pages; arXiv alone for a preprint."""
+    """Where it appeared: journal or proceedings, volume(number), pages; of a preprint its link tells."""
     place = fields.get("journal") or fields.get("booktitle")
     if place is None:
-        return f"arXiv:{fields['eprint']}." if "eprint" in fields else ""
+        return ""
     volume = fields.get("volume", "") + (f"({fields['number']})" if "number" in fields else "")
     return ", ".join(part for part in (f"{place} {volume}".strip(), fields.get("pages")) if part) + "."
 

@@ -311,7 +311,7 @@ def test_an_image_output_takes_its_alt_text_from_the_metadata(render: Render) ->
 def test_citations_link_to_the_list_of_cited_works(render: Render) -> None:
     text = render("As in [@ulyanov2018] and [@song2021ddim, Eq. 12; @salimans2022].")
     root = tree(text)
-    assert "(Ulyanov et al. 2018) and (Song et al. 2021, Eq. 12; Salimans and Ho 2022)" in words(text)
+    assert "(Ulyanov et al. 2018) and (Song et al. 2021a, Eq. 12; Salimans and Ho 2022)" in words(text)
     assert [item.get("id") for item in root.xpath("//section[@class='references']//li")] == [
         "ref-salimans2022",
         "ref-song2021ddim",
@@ -342,7 +342,12 @@ def test_every_entry_of_the_bibliography_is_whole() -> None:
     for entry in entries.values():
         assert entry.links, f"{entry.key} leads nowhere"
         assert not re.search(r"[{}\\]|--", entry.text), f"{entry.key} shows BibTeX"
-        assert entry.text.endswith("."), entry.text
+        assert entry.text.endswith((".", "?")), entry.text
+        assert "arXiv:" not in entry.text, "its link says it"
+    labels = [entry.label for entry in entries.values()]
+    assert len(set(labels)) == len(labels), "two works of the same names and year need letters"
+    assert entries["wang2023"].label == "Wang et al. 2023a"
+    assert "(2023b)" in entries["wang2023ddnm"].text
 
 
 def test_a_broken_bibliography_is_one_line(tmp_path: Path) -> None:
