@@ -21,6 +21,9 @@ export GOMP_SPINCOUNT := 20000
 # This venv's kernel, never one of the same name in the home folder.
 export JUPYTER_PREFER_ENV_PATH := 1
 
+# a test computes on one thread; a few of them use two processes of their own
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
+
 quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
@@ -37,10 +40,10 @@ paper: override PRESET = paper
 paper: report ## the same on larger images, with more seeds; resumes where it was stopped
 
 test: $(STAMP) ## every test [PYTEST_ARGS="-k schedules"]
-	$(BIN)/python -m pytest tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 test-fast: $(STAMP) ## every test but the slow ones
-	$(BIN)/python -m pytest tests -m "not slow" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests $(SIDE_BY_SIDE) -m "not slow" $(PYTEST_ARGS)
 
 bench: $(STAMP) ## timings side by side, half an hour or so [QUICK=1: within three minutes]
 	$(BIN)/python benchmarks/bench.py $(if $(QUICK),--quick --output benchmarks/quick.json)
@@ -60,7 +63,7 @@ lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-
 check: $(STAMP) audit ## lint, format, types, that notebooks carry no outputs, and known faults of the pinned versions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dipddpm_lib report/build.py $(addprefix benchmarks/,bench.py faults.py handoff.py couplings.py levels.py train_priors.py)
+	$(BIN)/mypy dipddpm_lib report/build.py $(addprefix benchmarks/,bench.py faults.py handoff.py couplings.py levels.py relatives.py train_priors.py)
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
 
 # one package first: a mirror of the index, or no network, has no answer about it, and then about none

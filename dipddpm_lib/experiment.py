@@ -69,7 +69,7 @@ class Cell:
         """
         check_fields(self)
         if among:
-            self._check_memory(among)
+            check_memory(self.config, self.size, self.training if self.prior == "single" else None, among)
         x_true = self.x_true()
         measured = self.measurement(x_true)
         schedule = NoiseSchedule.named(self.schedule, self.T)
@@ -88,15 +88,6 @@ class Cell:
             if self.config.t_start is not None:
                 schedule.check_t(self.config.t_start, "t_start")
             hybrid.check_start(measured, hybrid.settle(measured, self.config))
-
-    def _check_memory(self, among: int) -> None:
-        need, have = bytes_needed(self), compute.memory() / among
-        workers = "" if among == 1 else f" for each of {among} workers"
-        require(
-            need <= have,
-            f"size: {self.method} at {self.size} × {self.size} needs at least {need / 2**30:,.1f} GiB of memory, this "
-            f"machine has {have / 2**30:,.1f}{workers}; lower the size, or the widths and the batch of the networks",
-        )
 
     def x_true(self) -> Image:
         return images.load(self.image, self.size)
@@ -128,9 +119,9 @@ PIXEL_BYTES = 300
 STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
 
 
-def bytes_needed(cell: Cell) -> float:
-    """Peak memory of the cell's computing, estimated from below: what this says does not fit does not fit."""
-    config, needs = cell.config, [0.0]
+def bytes_needed(config: Config | TrainConfig, size: int, training: TrainConfig | None = None) -> float:
+    """Peak memory of computing at size², estimated from below: what this says does not fit does not fit."""
+    needs = [0.0]
     number = 2 if compute.default().dtype == "bfloat16" else 4
     fit = config
     if isinstance(config, HybridConfig):  # a start that is not settled yet may be DIP's
@@ -138,20 +129,30 @@ def bytes_needed(cell: Cell) -> float:
     if isinstance(fit, DIPConfig):
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
         at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
-        padded = 2**fit.depth * -(-cell.size // 2**fit.depth)  # every scale halves the side
+        padded = 2**fit.depth * -(-size // 2**fit.depth)  # every scale halves the side
         # z and the skips are kept once or more, at the sizes of their scales
         extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)
         needs.append(
             at_once * (each * _channels(fit.filters) + extra) * padded**2 + fit.runs * _weight_bytes(fit.filters)
         )
     if isinstance(config, SampleConfig | HybridConfig):
-        training = cell.training if cell.prior == "single" else None
-        widths = training.channels if training else BUNDLED_CHANNELS
-        needs.append(CALL * number * _channels(widths) * cell.size**2)
-        if training:
-            area = training.batch * (training.crop or cell.size) ** 2
-            needs.append(TRAINING * number * _channels(widths) * area + _weight_bytes(widths))
-    return max(needs) + PIXEL_BYTES * cell.size**2
+        needs.append(CALL * number * _channels(training.channels if training else BUNDLED_CHANNELS) * size**2)
+    if training := config if isinstance(config, TrainConfig) else training:
+        area = training.batch * (training.crop or size) ** 2
+        needs.append(TRAINING * number * _channels(training.channels) * area + _weight_bytes(training.channels))
+    return max(needs) + PIXEL_BYTES * size**2
+
+
+def check_memory(config: Config | TrainConfig, size: int, training: TrainConfig | None = None, among: int = 1) -> None:
+    """Refuse, before it begins, what one of `among` runs on this machine has no memory for."""
+    need, have = bytes_needed(config, size, training), compute.memory() / among
+    method = METHOD.get(type(config), "a training")
+    workers = "" if among == 1 else f" for each of {among} workers"
+    require(
+        need <= have,
+        f"size: {method} at {size} × {size} needs at least {need / 2**30:,.1f} GiB of memory, this "
+        f"machine has {have / 2**30:,.1f}{workers}; lower the size, or the widths and the batch of the networks",
+    )
 
 
 def _channels(widths: Sequence[int]) -> float:
@@ -206,7 +207,10 @@ class _Run:
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.seconds, self.count = float(state["noted.seconds"]), int(state["noted.count"])
         self.trace = [(int(i), s, p, q) for i, s, p, q in state["noted.trace"].tolist()]
-        self.frames = list(state["noted.frames"].split(1))
+        frames = state["noted.frames"]
+        if frames.dtype != torch.uint8 or frames.shape[1:] != self.x_true.shape[1:]:
+            raise ValueError(f"a film of {frames.dtype}, {tuple(frames.shape)}")
+        self.frames = list(frames.split(1))
 
     def _note(self, step: Step) -> None:
         x0_hat = step.x0_hat.to(self.x_true.device)
@@ -432,6 +436,7 @@ def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[Den
     parameters = {"image": images.digest(x_true), "config": asdict(config), "seed": seed}
 
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        check_memory(config, max(x_true.shape[-2:]))
         begin = partial(ddpm.train, [x_true], config, compute.generator(seed, "train"))
         losses = _Series()
         steps = _resumed(begin, store.Checkpoint(store.key("ddpm.train", parameters)), losses)
@@ -530,6 +535,7 @@ def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
     parameters = {"digest": images.digest(target), "config": asdict(config), "seed": seed}
 
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        check_memory(config, max(target.shape[-2:]))
         y = Measurement(target, operators.Identity(), 0.0)
         begin = partial(dip.reconstruct, y, config, compute.generator(seed, "dip"))
         curve = _Series()
@@ -558,6 +564,8 @@ def _result(kept: _Kept) -> Result:
     try:
         fields = {name: record[name] for name in record if name != "trace"}
         trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
+        if not trace:
+            raise ValueError("an empty trace")
         return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
     except (KeyError, TypeError, ValueError) as error:  # whole, but not written by `run`
         raise InputError(f"store: {store.folder()} holds a result of another form ({error!r}); remove it") from error
@@ -710,9 +718,8 @@ def sweep(
                     _keep_failure(keys[index], {**_plain(cells[index]), **asdict(outcome)})
                     continue
                 found[index] = outcome
-                if elsewhere:  # where the worker's store is another, this one keeps the result too
-                    if not store.has(outcome.key):
-                        store.put(outcome.key, {**outcome.record, store.COSTS: outcome.costs}, outcome.arrays)
+                if elsewhere and store.serve(outcome.key) is None:  # the worker's store is another: this keeps it too
+                    store.put(outcome.key, {**outcome.record, store.COSTS: outcome.costs}, outcome.arrays)
                     store.serve(outcome.key)  # says what it cost; a worker far away could not
                 _failure_path(keys[index]).unlink(missing_ok=True)
     except LostScheduler:
@@ -797,8 +804,13 @@ def noted(name: str) -> dict[str, float]:
 
 def collected(name: str) -> Results:
     """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead."""
-    found = [(entry, store.get(entry["key"])) for entry in _of_this_source(name).get("entries", ())]
-    pairs = [(_cell(entry), _result(_Kept(entry["key"], *kept))) for entry, kept in found if kept is not None]
+    try:
+        found = [
+            (_cell(entry), entry["key"], store.get(entry["key"])) for entry in _of_this_source(name).get("entries", ())
+        ]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole, but not written by `sweep`
+        raise InputError(f"store: {store.folder()} holds a collection {name} of another form; remove it") from error
+    pairs = [(cell, _result(_Kept(key, *kept))) for cell, key, kept in found if kept is not None]
     return Results(pairs if len(pairs) == len(found) else ())
 
 

@@ -8,10 +8,12 @@ following links and measured before they are read, and names lead nowhere but in
 from __future__ import annotations
 
 import ast
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
 import sys
@@ -117,6 +119,10 @@ def _read(path: Path, largest: int) -> bytes:
         return file.read(largest)
 
 
+def _scratch_name() -> str:
+    return f"tmp-{secrets.token_hex(8)}"
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -133,7 +139,8 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
         # not among the results: to list a hundred thousand of them for stale ones takes longer than to write one
         place = place_of("unfinished")
         _collect_stale(root)
-        scratch = Path(tempfile.mkdtemp(prefix="tmp-", dir=place))
+        scratch = place / _scratch_name()
+        scratch.mkdir()  # with everybody's usual rights: a store may be shared
         try:
             tensors = save_tensors({k: v.detach().cpu().contiguous() for k, v in arrays.items()})
             text = json.dumps(dict(record), sort_keys=True).encode()
@@ -151,18 +158,13 @@ def put(key: str, record: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> No
             try:
                 scratch.rename(target)
             except OSError:
-                if not target.is_dir():  # not the other writer's doing
+                if target.is_symlink() or not target.is_dir():  # not the other writer's doing
                     raise
             _sync(root)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     except OSError as error:
         raise _unwritable(error) from error
-
-
-def has(key: str) -> bool:
-    """Is there a result under this key, whole or not? `get` reads and checks it."""
-    return (folder() / check_name(key)).is_dir()
 
 
 def get(key: str) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
@@ -201,11 +203,25 @@ def _get(key: str) -> tuple[dict[str, Any], dict[str, Tensor], dict[str, Any]] |
         record = json.loads(contents["record.json"])
         if not isinstance(record, dict):
             raise ValueError("record.json holds no record")
-        costs = {name: cost for name, cost in dict(record.pop(COSTS, {})).items() if set(cost) == {"seconds", "bytes"}}
+        costs = {name: cost for name, cost in dict(record.pop(COSTS, {})).items() if _is_cost(cost)}
         return record, load_tensors(contents["arrays.safetensors"]), costs
     except Exception as error:  # whatever is wrong with the files, the answer is to compute anew
-        _quarantine(path, error, seen)
+        if _is_its_own(error):
+            _quarantine(path, error, seen)
         return None
+
+
+def _is_cost(value: Any) -> bool:
+    return set(value) == {"seconds", "bytes"} and all(
+        type(n) in (int, float) and 0 <= n < 2**60 for n in value.values()
+    )
+
+
+def _is_its_own(error: Exception) -> bool:
+    """Is it the file that is wrong, and not the reader, who has no memory, no descriptors or no rights?"""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENOTDIR)
+    return not isinstance(error, MemoryError)
 
 
 def remember(
@@ -267,15 +283,15 @@ class _Kept:
     def write(self, data: bytes) -> None:
         try:
             place = place_of(self.place)
-            descriptor, scratch = tempfile.mkstemp(dir=place, prefix="tmp-")
+            scratch = place / _scratch_name()
             try:
-                with os.fdopen(descriptor, "wb") as file:
+                with scratch.open("xb") as file:
                     file.write(hashlib.sha256(data).hexdigest().encode() + b"\n" + data)
                     file.flush()
                     os.fsync(file.fileno())
-                Path(scratch).replace(self.path)
+                scratch.replace(self.path)
             finally:
-                Path(scratch).unlink(missing_ok=True)
+                scratch.unlink(missing_ok=True)
             _sync(place)
         except OSError as error:
             raise _unwritable(error) from error
@@ -292,7 +308,8 @@ class _Kept:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except Exception as error:  # whatever is wrong with the file
-            self.set_aside(error)
+            if _is_its_own(error):
+                self.set_aside(error)
             return None
 
     def set_aside(self, error: Exception) -> None:
@@ -337,7 +354,7 @@ def _check_room() -> None:
     try:
         root = folder()
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=root, buffering=0) as file:
+        with tempfile.TemporaryFile(dir=root) as file:  # buffered: what is written in part is an error there
             file.write(bytes(ROOM))
     except OSError as error:
         raise _unwritable(error) from error
@@ -357,8 +374,11 @@ def _quarantine(path: Path, error: Exception, seen: os.stat_result | None = None
         if seen is not None and path.lstat().st_ino != seen.st_ino:
             return
         path.rename(place)
-    except OSError:
-        return  # another process was faster, or one may only read here
+    except FileNotFoundError:
+        return  # another process was faster
+    except OSError as refused:  # one may only read here
+        print(f"store: {path.name[:12]} failed its check ({error}) and stays ({refused.strerror})", file=sys.stderr)
+        return
     print(f"store: {path.name[:12]} failed its check ({error}); moved to {place} and computed anew", file=sys.stderr)
 
 

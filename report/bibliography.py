@@ -42,7 +42,12 @@ class Bibliography:
         alike = defaultdict(list)
         for reference in sorted(plain, key=lambda reference: reference.order):
             alike[reference.label].append(reference.key)
-        letters = {key: letter for keys in alike.values() if len(keys) > 1 for letter, key in zip("abcdefgh", keys, strict=False)}
+        letters = {
+            key: letter
+            for keys in alike.values()
+            if len(keys) > 1
+            for letter, key in zip("abcdefgh", keys, strict=False)
+        }
         self.entries = {entry.key: _reference(entry, path, letters.get(entry.key, "")) for entry in library.entries}
         self.cited: set[str] = set()
 

@@ -22,6 +22,7 @@ import nbformat
 import execution
 import page
 import printing
+from dipddpm_lib.types import InputError
 from errors import BuildError
 
 HERE = Path(__file__).resolve().parent
@@ -177,6 +178,9 @@ def main(argv: list[str] | None = None) -> int:
             index = render(arguments, notebooks)
             if not arguments.no_pdf:
                 print_report(index)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(f"error: {error.filename or arguments.output}: {error.strerror or error}", file=sys.stderr)
         return 1

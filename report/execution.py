@@ -68,8 +68,18 @@ def declared(path: Path) -> Parameters:
 
     Python's own parser reads the cell: papermill.inspect_notebook loses a line that holds two "=" or a "#" in a string.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     return next((_assignments(cell.source, path) for cell in notebook.cells if _has_tag(cell, "parameters")), {})
+
+
+def read(path: Path) -> nbformat.NotebookNode:
+    """A notebook; BuildError where the file holds none, as one that a full disk cut off."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError:
+        raise
+    except Exception as error:  # nbformat's own, and those of what it reads with
+        raise BuildError(f"{_shown(path.resolve())} is not a notebook ({type(error).__name__}); run it again") from None
 
 
 def _has_tag(cell: nbformat.NotebookNode, tag: str) -> bool:
@@ -104,6 +114,10 @@ def nearest(name: str, known: list[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(sorted(known)) or 'none'}"
 
 
+# what PyYAML's own constructors raise, beside its errors: a date of month 13, 5000 digits, brackets without end
+NO_YAML = (yaml.YAMLError, ValueError, AttributeError, TypeError, RecursionError)
+
+
 def read_preset(name: str, folder: Path) -> dict[str, Parameters]:
     """notebooks/presets/NAME.yaml: stem → parameters, and `all`."""
     path = folder / f"{name}.yaml"
@@ -111,9 +125,12 @@ def read_preset(name: str, folder: Path) -> dict[str, Parameters]:
         raise BuildError(f"no preset {name}{nearest(name, [found.stem for found in folder.glob('*.yaml')])}", status=2)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise BuildError(f"preset {name} is not YAML: {error}", status=2) from None
-    if not isinstance(content, dict) or not all(isinstance(value, dict | None) for value in content.values()):
+    except NO_YAML as error:
+        raise BuildError(f"preset {name} is not YAML: {_last_line(str(error))}", status=2) from None
+    if not isinstance(content, dict) or not all(
+        value is None or (isinstance(value, dict) and all(isinstance(key, str) for key in value))
+        for value in content.values()
+    ):
         raise BuildError(f"preset {name}: expected a mapping of notebook → {{parameter: value}}", status=2)
     return {str(stem): values or {} for stem, values in content.items()}
 
@@ -125,8 +142,8 @@ def read_assignment(text: str) -> tuple[str, Any]:
         raise BuildError(f"expected -p KEY=VALUE, got {text!r}", status=2)
     try:
         parsed = yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise BuildError(f"parameter {key}: {value!r} is not YAML", status=2) from None
+    except NO_YAML:
+        raise BuildError(f"parameter {key}: {value[:80]!r} is not YAML", status=2) from None
     # a path is the caller's; kernels run beside the notebooks
     named = isinstance(parsed, str) and os.path.isfile(parsed)  # noqa: PTH113 (Path's raises on what is too long for a name)
     return key, str(Path(parsed).resolve()) if named else parsed
@@ -215,6 +232,7 @@ def run_notebooks(
     record: what each executed notebook keeps of this run, beside its parameters and seconds
     tell:   called with the stem, the cell that starts (1, 2, …) and the number of cells
     """
+    compute.default()  # decided once, before there are threads that would each try
     if workers > 1:
         yield from _side_by_side(notebooks, folder, planned, record, workers, tell)
         return
@@ -470,7 +488,10 @@ def _last_started(partial: Path) -> str:
     """Where a kernel died or a cell ran out of time there is no error output: the last cell that started is the one."""
     if not partial.exists():
         return "?"
-    cells = [cell for cell in nbformat.read(partial, as_version=4).cells if cell.cell_type == "code"]
+    try:
+        cells = [cell for cell in read(partial).cells if cell.cell_type == "code"]
+    except BuildError:  # cut off where the disk was full
+        return "?"
     started = [n for n, cell in enumerate(cells, 1) if cell.metadata.get("papermill", {}).get("start_time")]
     return str(started[-1]) if started else "?"
 

@@ -19,7 +19,7 @@ from traitlets.config import Config
 from assembly import assemble
 from bibliography import Bibliography
 from errors import BuildError
-from execution import RUN, declared
+from execution import RUN, declared, read
 from prose import to_html
 
 HERE = Path(__file__).resolve().parent
@@ -101,7 +101,7 @@ class ReportExporter(HTMLExporter):
 def load(folder: Path, stems: list[str]) -> dict[str, nbformat.NotebookNode]:
     """The executed notebooks, in the order given; those that have not been run are left out."""
     paths = {stem: folder / f"{stem}.ipynb" for stem in stems}
-    return {stem: nbformat.read(path, as_version=4) for stem, path in paths.items() if path.is_file()}
+    return {stem: read(path) for stem, path in paths.items() if path.is_file()}
 
 
 def run_of(stem: str, notebook: nbformat.NotebookNode, path: Path, download: str = "") -> Run:

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from errors import BuildError
+from execution import check_inside
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 FLAGS = (
@@ -47,6 +48,7 @@ def print_pdf(page: Path, target: Path, browser: str) -> None:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise BuildError(f"{browser} made no PDF (exit status {done.returncode}): {last}")
         unfinished = target.with_name(f".{target.name}.unfinished")
+        check_inside(target, unfinished)
         unfinished.write_bytes(PDF_DATE.sub(rb"\g<1>19700101000000", printed.read_bytes()))
     unfinished.replace(target)
 

@@ -32,6 +32,7 @@ import couplings
 import handoff
 import levels
 import reference
+import relatives
 import search
 
 
@@ -290,6 +291,28 @@ def test_a_row_of_levels_is_the_released_configuration_at_each(monkeypatch: pyte
         *_, last = steps
         assert kept["after"]["8"] == pytest.approx(metrics.psnr(last.x0_hat, x_true), abs=0.001)
         assert kept["rmse_hat"] == fit.rmse_hat
+
+
+# ---- a relative
+
+
+def test_self_diffusion_learns_the_image_from_what_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relatives, "LEVELS", 6)
+    monkeypatch.setattr(relatives, "FIT", 25)
+    x_true = images.load("coffee", 32)
+    m = operators.measure(operators.Identity(), x_true, 0.0, compute.generator(0, "measure"))
+    first, again = (relatives.self_diffusion(m, compute.generator(0, "self-diffusion")) for _ in range(2))
+    assert torch.equal(first, again), "the same draws, the same image"
+    assert metrics.psnr(first, x_true) > 20
+    other = relatives.self_diffusion(m, compute.generator(1, "self-diffusion"))
+    assert not torch.equal(first, other)
+
+
+def test_the_record_of_relatives_holds_the_nine_tasks() -> None:
+    kept = json.loads((BENCHMARKS / "relatives.json").read_text())
+    ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
+    assert ran == {(image, task, 0) for image in priors.EVALUATION for task in operators.TASKS}
+    assert kept["levels"] * kept["fit"] == relatives.DIP.iterations * relatives.DIP.runs
 
 
 # ---- other couplings

@@ -887,3 +887,25 @@ def test_a_start_of_unknown_error_is_refused_before_the_sweep(start: str, task: 
     with pytest.raises(InputError, match=f"no error estimate for a {start} start .*; give t_start"):
         Cell("coffee", 32, 0, config, task).check()
     Cell("coffee", 32, 0, replace(config, t_start=5), task).check()
+
+
+@pytest.mark.usefixtures("root")
+def test_a_curve_and_a_training_that_no_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    x_true = images.load("coffee", 32)
+    monkeypatch.setattr(compute, "memory", lambda: 2**20)
+    for work in (
+        lambda: experiment.fit_curve(x_true, DIPConfig.published(), 0),
+        lambda: experiment.single_prior(x_true, TrainConfig()),
+    ):
+        with pytest.raises(InputError, match=r"GiB of memory, this machine has 0\.0"):
+            work()
+
+
+@pytest.mark.parametrize(
+    "entries", [5, [5], [{}], [{"key": 5, "cell": {}, "config": "DIPConfig"}], [{"key": "k", "cell": 3, "config": "x"}]]
+)
+@pytest.mark.usefixtures("root")
+def test_a_forged_collection_is_one_line(entries: Any) -> None:
+    store.write_list("forged", {"source": store.source_digest(), "entries": entries})
+    with pytest.raises(InputError, match="holds a collection forged of another form; remove it"):
+        experiment.collected("forged")

@@ -329,14 +329,14 @@ def test_the_estimate_of_memory_lies_below_the_peak_and_near_it(config: DIPConfi
     fits = dip.reconstruct(y, config, compute.generator(0, "dip"))
     with compute.peak_memory() as peak:
         next(fits), next(fits)
-    assert 0.4 * peak.bytes < experiment.bytes_needed(Cell("coffee", size, 0, config)) < peak.bytes
+    assert 0.4 * peak.bytes < experiment.bytes_needed(config, size) < peak.bytes
 
 
 def test_a_call_of_the_denoiser_is_estimated_too() -> None:
     denoiser = priors.load_fold(1)
     with compute.peak_memory() as peak, torch.no_grad():
         denoiser(torch.zeros(1, 3, 768, 768), 0.5)
-    assert 0.4 * peak.bytes < experiment.bytes_needed(Cell("coffee", 768, 0, SampleConfig())) < peak.bytes
+    assert 0.4 * peak.bytes < experiment.bytes_needed(SampleConfig(), 768) < peak.bytes
 
 
 # ---- mutated inputs: an answer, or an `InputError`, and nothing else

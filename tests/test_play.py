@@ -298,3 +298,15 @@ def test_a_link_in_place_of_the_folder_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="saved is a link to elsewhere; put a folder in its place"):
         made(SMALL).save(tmp_path / "saved")
     assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize(
+    "large", [{"size": 9000}, {"depth": 6, "filters": 100_000}, {"method": "DDPM", "size": 40_000}]
+)
+def test_what_no_memory_holds_is_refused_before_it_begins(
+    large: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compute, "memory", lambda: 2**34)
+    SMALL.check()
+    with pytest.raises(InputError, match="GiB of memory, this machine has 16"):
+        replace(SMALL, **large).check()

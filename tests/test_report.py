@@ -602,11 +602,19 @@ def test_the_conclusion_runs_last() -> None:
         (["-p", "__builtins__=1"], "no parameter __builtins__ in"),
         (["--preset", "code"], "preset, all: no parameter SIZE=1; import os # in"),
         (["-p", "SIZE=[1"], "parameter SIZE: '[1' is not YAML"),
+        (["-p", "SIZE=2020-13-45"], "parameter SIZE: '2020-13-45' is not YAML"),
+        (["-p", "SIZE=!!int abc"], "parameter SIZE: '!!int abc' is not YAML"),
+        (["-p", "SIZE=!!timestamp x"], "parameter SIZE: '!!timestamp x' is not YAML"),
+        (["-p", "SIZE=" + "9" * 5000], "is not YAML"),
+        (["-p", "SIZE=" + "[" * 3000], "is not YAML"),
         (["--only", "00_frist"], "no notebook 00_frist; did you mean 00_first?"),
         (["--preset", "qick"], "no preset qick; did you mean quick?"),
         (["--preset", "unknown_stem"], "preset: no notebook 09_x"),
         (["--preset", "unknown_name"], "preset, all: no parameter SIZ in"),
         (["--preset", "shape"], "preset shape: expected a mapping"),
+        (["--preset", "numbered"], "preset numbered: expected a mapping"),
+        (["--preset", "dated"], "preset dated is not YAML"),
+        (["--preset", "latin"], "preset latin is not YAML"),
         (["--workers", "0"], "--workers: expected 1 … "),
         (["--workers", "1000"], "the cores of this machine, got 1000"),
         (["--render-only", "-p", "SIZE=3"], "--render-only runs nothing"),
@@ -621,13 +629,44 @@ def test_a_wrong_command_line_starts_no_kernel(
 ) -> None:
     presets = {"quick": "", "unknown_stem": "09_x: {A: 1}", "unknown_name": "all: {SIZ: 1}", "shape": "[1, 2]"}
     presets["code"] = 'all: {"SIZE=1; import os\\n#": 1}'
+    presets |= {"numbered": "all: {1: 2}", "dated": "all: {SIZE: 2020-13-45}"}
     for name, text in presets.items():
         (sources / "presets" / f"{name}.yaml").write_text(text)
+    (sources / "presets" / "latin.yaml").write_bytes("all: {NAME: été}".encode("latin-1"))
     assert run_build(sources, *arguments) == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
     assert no_kernel == []
+
+
+def test_a_wrong_choice_of_the_environment_is_one_line_too(
+    sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DIPDDPM_DTYPE", "float16")
+    execution.compute.default.cache_clear()
+    try:
+        assert run_build(sources, "--no-pdf") == 2
+        assert capsys.readouterr().err == "error: DIPDDPM_DTYPE: expected one of float32, bfloat16, got 'float16'\n"
+    finally:
+        monkeypatch.undo()
+        execution.compute.default.cache_clear()
+        execution.compute.default()
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"cells": 3}', "[]"])
+def test_a_notebook_that_was_cut_off_is_one_line(text: str, sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    executed = sources.parent / "out" / "executed"
+    executed.mkdir(parents=True)
+    (executed / "00_first.ipynb").write_text(text)
+    assert run_build(sources, "--render-only", "--no-pdf") == 1
+    told = capsys.readouterr().err
+    assert "00_first.ipynb is not a notebook" in told
+    assert told.count("\n") == 1
+    assert execution._last_started(executed / "00_first.ipynb") == "?"
+    (sources / "00_first.ipynb").write_text(text)
+    assert run_build(sources, "--no-pdf") == 1
+    assert "00_first.ipynb is not a notebook" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("written", "expected"), [("2", 2.0), ("1e-3", 1e-3), ("0.25", 0.25)])
@@ -890,6 +929,23 @@ def test_a_browser_that_prints_nothing_is_one_line(tmp_path: Path) -> None:
     index.write_text("<p>")
     with pytest.raises(BuildError, match=r"made no PDF \(exit status 1\)"):
         printing.print_pdf(index, tmp_path / "report.pdf", shutil.which("false") or "false")
+
+
+@pytest.mark.parametrize("name", ["report.pdf", ".report.pdf.unfinished"])
+def test_no_pdf_is_written_through_a_link(name: str, tmp_path: Path) -> None:
+    browser, victim = tmp_path / "browser", tmp_path / "victim.txt"
+    browser.write_text(
+        '#!/bin/sh\nfor a in "$@"; do case $a in --print-to-pdf=*) echo %PDF- > "${a#*=}";; esac; done\n'
+    )
+    browser.chmod(0o755)
+    victim.write_text("mine")
+    (tmp_path / name).symlink_to(victim)
+    with pytest.raises(BuildError, match="is a link, and the report writes nothing through links"):
+        printing.print_pdf(tmp_path / "index.html", tmp_path / "report.pdf", str(browser))
+    assert victim.read_text() == "mine"
+    (tmp_path / name).unlink()
+    printing.print_pdf(tmp_path / "index.html", tmp_path / "report.pdf", str(browser))
+    assert (tmp_path / "report.pdf").read_text() == "%PDF-\n"
 
 
 PARAGRAPH = "A sentence of the usual length stands here and fills its line. " * 12

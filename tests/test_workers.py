@@ -88,7 +88,7 @@ def test_without_a_word_there_is_one_worker_which_is_this_process(monkeypatch: p
 def test_cells_are_measured_against_the_memory_that_each_will_have(monkeypatch: pytest.MonkeyPatch) -> None:
     """A share of this machine's for local workers; a cluster's machines are others, and measure for themselves."""
     large, computed = Cell("coffee", 512, 0, DIPConfig.published()), []
-    monkeypatch.setattr(compute, "memory", lambda: 1.5 * bytes_needed(large))
+    monkeypatch.setattr(compute, "memory", lambda: 1.5 * bytes_needed(large.config, large.size))
     monkeypatch.setattr(compute, "available_cores", lambda: 2)
     monkeypatch.setattr(experiment, "outcomes", lambda work, cells, client: computed.extend(cells) or iter(()))
     monkeypatch.setattr(experiment, "connected", lambda client, workers: nullcontext(client))
