@@ -129,12 +129,30 @@ def memory() -> int:
 def ram() -> int:
     """Bytes of RAM that this machine has for us, or less where a cgroup says so."""
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+    for limit in _limits():
         try:
-            size = min(size, int(Path(limit).read_text()))
+            size = min(size, int(limit.read_text()))
         except (OSError, ValueError):  # no such cgroup; "max"
             continue
     return size
+
+
+def _limits(table: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
+    """Where Linux may say how much memory this process's cgroup, and each that holds it, is given."""
+    try:
+        lines = table.read_text().splitlines()
+    except OSError:  # not on Linux
+        lines = []
+    for line in ["0::/", "0:memory:/", *lines]:  # a container sees its own cgroup as the root
+        _, controllers, inside = line.split(":", 2)
+        if controllers == "":
+            start, name = root, "memory.max"
+        elif "memory" in controllers.split(","):
+            start, name = root / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        place = Path(os.path.normpath(inside.lstrip("/") or "."))
+        yield from (start / each / name for each in (place, *place.parents))
 
 
 @functools.cache

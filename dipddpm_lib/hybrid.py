@@ -160,6 +160,12 @@ def choose_t(fit: Fit, schedule: NoiseSchedule, config: HybridConfig) -> int:
     return schedule.t_at_sigma(config.rho * fit.rmse_hat)
 
 
+def passes(t_start: int, schedule: NoiseSchedule, config: HybridConfig) -> list[int]:
+    """Where each hand-off of a settled configuration starts: σ falls by one factor each time, in the last to half."""
+    sigma, again = schedule.sigma(t_start), config.again or 0
+    return [t_start, *(schedule.t_at_sigma(sigma * 2 ** (-n / again)) for n in range(1, again + 1))]
+
+
 def denoise(
     fit: Fit,
     measurement: Measurement,
@@ -170,21 +176,17 @@ def denoise(
 ) -> Iterator[Step]:
     """The second half: hand off `fit` and run the reverse process, after a first step that is the start itself.
 
-    `config` is settled. Each further hand-off starts from the result before it; σ falls by one factor each time, to
-    half the first in the last.
+    `config` is settled. Each further hand-off starts from the result before it, with less noise; see `passes`.
     """
     yield Step(fit.index, 0, fit.x0_hat, fit.x0_hat)
-    t_start, again = choose_t(fit, schedule, config), config.again or 0
+    t_start = choose_t(fit, schedule, config)
     if t_start == 0:
         return
-    sigma = schedule.sigma(t_start)
     data = measurement if config.consistency else None
     x0_hat, index = fit.x0_hat, fit.index
-    for n in range(1 + again):
-        if n > 0:
-            t_start = schedule.t_at_sigma(sigma * 2 ** (-n / again))
-        x_t = hand_off(x0_hat, schedule, t_start, config.kind, generator)
-        for step in sample(denoiser, schedule, x_t, t_start, config.sample, generator, data):
+    for t in passes(t_start, schedule, config):
+        x_t = hand_off(x0_hat, schedule, t, config.kind, generator)
+        for step in sample(denoiser, schedule, x_t, t, config.sample, generator, data):
             index += 1
             yield replace(step, index=index)
         x0_hat = step.x0_hat

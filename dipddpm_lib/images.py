@@ -22,6 +22,7 @@ from .types import Image, InputError, require
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SMALLEST_SIDE = 16  # below this nothing is left to restore
 LARGEST_PIXELS = 100_000_000
+LARGEST_FILE = 2**29  # bytes; some decoders read the whole file before they tell its size
 # bytes a pixel that reading takes: of the file, of the part that is cut out and resized, of one that is kept whole
 FILE_BYTES, CUT_BYTES, WHOLE_BYTES = 1, 73, 36
 
@@ -118,6 +119,11 @@ def _existing(source: str | os.PathLike[str]) -> Path:
         f"image: {str(source)!r} is neither a file nor a bundled photograph; give a path, or one of: {known}",
     )
     require(path.is_file(), f"image: {str(source)!r} is a folder or a device; give the path of one image file")
+    size = path.stat().st_size
+    require(
+        size <= LARGEST_FILE,
+        f"image: {str(source)!r} has {size:,} bytes; expected at most {LARGEST_FILE:,}: save it in fewer",
+    )
     return path
 
 

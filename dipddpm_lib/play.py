@@ -268,10 +268,12 @@ def frames(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
             yield Frame(tile.done, tile.count, 0, tile.image, target, seen)
         return
     config = choice.settled() if choice.method == "DIP+DDPM" else choice.config()
-    total, sampling = _total(config), False
+    total, fit = _total(config), None
     for step in _steps(choice, y, denoiser):
-        if isinstance(config, HybridConfig) and step.t > 0 and not sampling:
-            total, sampling = step.index + config.calls, True  # the fit may have stopped early
+        if isinstance(step, dip.Fit):
+            fit = step
+        elif fit is not None and isinstance(config, HybridConfig) and step.index > fit.index:
+            total, fit = fit.index + 1 + _calls(fit, choice, config), None  # the fit may have stopped early
         yield Frame(step.index + 1, max(total, step.index + 1), step.t, step.x0_hat.cpu(), target, seen)
 
 
@@ -279,6 +281,13 @@ def _total(config: DIPConfig | SampleConfig | HybridConfig) -> int:
     if isinstance(config, HybridConfig):
         return (config.dip.iterations if config.start == "dip" else 1) + config.calls
     return config.iterations if isinstance(config, DIPConfig) else config.steps
+
+
+def _calls(fit: dip.Fit, choice: Choice, config: HybridConfig) -> int:
+    """Of the reverse process from this fit: fewer than asked where fewer places lie between t₀ and 0."""
+    schedule = NoiseSchedule.named(choice.schedule, choice.T)
+    starts = hybrid.passes(hybrid.choose_t(fit, schedule, config), schedule, config)
+    return sum(max(1, len(spacing(schedule, t, config.sample.steps, config.sample.spacing)) - 1) for t in starts)
 
 
 def _steps(choice: Choice, y: Measurement, denoiser: Any, part: str = "") -> Iterator[Step]:

@@ -126,7 +126,12 @@ def save(
 
 def record(fold: Fold) -> dict[str, Any]:
     """What the weights file says of its own training."""
-    return _read(_weights(fold))[0]
+    found = _read(_weights(fold))[0]
+    require(
+        isinstance(found, dict) and isinstance(found.get("seconds"), int | float),
+        f"prior: {_weights(fold)} does not say how it was trained; install it anew",
+    )
+    return found
 
 
 def weights_digest(fold: Fold) -> str:
@@ -165,7 +170,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
             return json.loads(file.metadata()["record"]), tensors
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"prior: {path} is not a weights file of this library ({error}); install it anew") from error
 
 
@@ -274,7 +279,10 @@ def _thumbs(fold: Fold) -> dict[str, np.ndarray]:
     require(len(names) > 0, f"prior: {_weights(fold)} holds no thumbnails to know its photographs by; install it anew")
     thumbs = {name.removeprefix("thumb."): tensors[name] for name in names}
     require(
-        all(t.dtype == torch.uint8 and t.dim() == 2 and min(t.shape) >= 4 * BORDER + 2 for t in thumbs.values()),
+        all(
+            t.dtype == torch.uint8 and t.dim() == 2 and 4 * BORDER + 2 <= min(t.shape) and max(t.shape) <= THUMB
+            for t in thumbs.values()
+        ),
         f"prior: {_weights(fold)} holds thumbnails that are no pictures of 8 bits; install it anew",
     )
     return {name: thumb.numpy() / 255.0 for name, thumb in thumbs.items()}

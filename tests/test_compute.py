@@ -287,6 +287,24 @@ def test_peak_memory_lets_an_error_of_the_work_through(error: type[BaseException
         raise error("the work's own")
 
 
+def test_the_memory_of_every_cgroup_around_this_process_counts(tmp_path: Path) -> None:
+    table, root = tmp_path / "cgroup", tmp_path / "sys"
+    table.write_text("0::/slurm/job_7/step_0\n")
+    found = list(compute._limits(table, root))
+    for place in ("", "slurm", "slurm/job_7", "slurm/job_7/step_0"):
+        assert root / place / "memory.max" in found
+    table.write_text("12:cpu,cpuacct:/a\n5:memory:/a/b\n")
+    found = list(compute._limits(table, root))
+    assert {root / "memory" / p / "memory.limit_in_bytes" for p in ("", "a", "a/b")} <= set(found)
+    assert not any("cpu" in str(path) for path in found)
+    assert list(compute._limits(tmp_path / "none", root)) == [
+        root / "memory.max",
+        root / "memory/memory.limit_in_bytes",
+    ]
+    table.write_text("0::/../../etc\n")
+    assert all(path.is_relative_to(root) or path.name == "memory.max" for path in compute._limits(table, root))
+
+
 def test_peak_memory_falls_back_to_the_high_water_mark(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the kernel's mark cannot be reset, a new record is still counted."""
 

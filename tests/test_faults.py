@@ -442,6 +442,32 @@ def test_a_store_that_may_only_be_read_serves_and_refuses_before_the_computing(r
         subprocess.run(["umount", root], check=True)
 
 
+CIRCUMSTANCES = {
+    "a disk that is full before the computing": "test_faults.test_a_full_disk_is_noticed_before_the_computing",
+    "a disk that is full afterwards": "test_faults.test_a_full_disk_is_one_line_and_nothing_is_lost",
+    "a disk for reading": "test_faults.test_a_store_that_may_only_be_read_serves_and_refuses_before_the_computing",
+    "a notebook that a full disk cut off": "test_report.test_a_notebook_that_was_cut_off_is_one_line",
+    "no Chromium": "test_report.test_without_chromium_there_is_a_line_and_no_failure",
+    "a Chromium that prints nothing": "test_report.test_a_browser_that_prints_nothing_is_one_line",
+    "a kernel that dies": "test_report.test_a_kernel_that_dies_is_seen_and_its_cell_is_named",
+    "two builds at once": "test_report.test_two_builds_into_one_folder_do_not_mix",
+    "Ctrl-C": "test_report.test_ctrl_c_stops_at_once_and_keeps_what_has_finished",
+    "a build that is killed": "test_notebooks.test_a_build_that_was_killed_ends_in_the_page_of_one_that_was_not",
+    "a training that is killed": "test_experiment.test_a_killed_training_of_a_prior_ends_in_the_same_weights",
+    "a fit that is killed": "test_experiment.test_a_killed_fit_goes_on_to_the_same_bits_and_counts_all_its_seconds",
+    "a worker that is killed": "test_workers.test_a_worker_killed_in_a_cell_changes_no_bit",
+    "a scheduler that is killed": "test_workers.test_a_killed_scheduler_is_one_line_and_a_second_run_takes_up_the_rest",
+    "links in place of the output": "test_report.test_nothing_is_written_through_a_link",
+}
+"""The rest of the table, beside FILES and PARAMETERS: what happens to a run, and the test in which it does."""
+
+
+@pytest.mark.parametrize("circumstance", CIRCUMSTANCES)
+def test_what_happens_to_a_run_has_its_test(circumstance: str) -> None:
+    module, name = CIRCUMSTANCES[circumstance].split(".")
+    assert f"\ndef {name}(" in (ROOT / "tests" / f"{module}.py").read_text(encoding="utf-8")
+
+
 # ---- killed processes
 
 

@@ -348,6 +348,16 @@ def test_what_reading_needs_more_memory_for_than_there_is_is_refused_before_it_i
     refused(tmp_path / "x.png", "pixels, which take 0.", size=size)
 
 
+def test_a_file_of_too_many_bytes_is_refused_before_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few decoders read all of it to learn its size, and text may stand before the pixels."""
+    with (tmp_path / "x.webp").open("wb") as file:
+        file.truncate(images.LARGEST_FILE + 1)  # of which the disk holds nothing
+    monkeypatch.setattr(PIL_Image, "open", lambda *_, **__: pytest.fail("opened"))
+    refused(tmp_path / "x.webp", "has 536,870,913 bytes; expected at most 536,870,912: save it in fewer")
+
+
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the exact count is Linux's")
 @pytest.mark.parametrize("size", [None, 64])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "I;16", "F"])

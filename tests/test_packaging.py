@@ -335,6 +335,7 @@ def test_an_audit_fails_the_check_where_it_finds_a_fault(status: int, tmp_path: 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
 
+
 LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
@@ -353,6 +354,7 @@ SIDEWAYS = {
     ("priors", "networks"),
     ("experiment", "workers"),
     ("claims", "experiment"),
+    ("play", "experiment"),
 }
 MODULES = sorted(path.stem for path in (ROOT / "dipddpm_lib").glob("*.py") if path.stem != "__init__")
 

@@ -106,6 +106,14 @@ def test_a_run_is_the_librarys() -> None:
     assert last.done == last.total, "steps are counted to their end"
 
 
+@pytest.mark.parametrize("task", play.TASKS)
+def test_steps_that_find_no_place_are_not_counted(task: str) -> None:
+    """On twelve places few lie between t₀ and 0, and fewer at half the noise."""
+    seen = list(play.frames(replace(SMALL, task=task, T=12, steps=8)))
+    assert seen[-1].done == seen[-1].total
+    assert all(frame.done <= frame.total for frame in seen)
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"T": 1}, "T counts the steps"),
     ({"t_start": 1001}, "t₀ is a position on the schedule: expected a whole number from 0 to T = 1000, got 1001"),

@@ -398,8 +398,27 @@ def test_widths_that_the_weights_do_not_bear_out_are_refused(
     assert peak.bytes < 2**28
 
 
+@pytest.mark.parametrize("said", ["[" * 100_000, "[]", "{}", '{"seconds": "long"}'])
+def test_a_forged_account_of_the_training_is_refused(
+    said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({"weights.x": torch.ones(2)}, tmp_path / "forged.safetensors", metadata={"record": said})
+    monkeypatch.setattr(priors, "weights_path", lambda fold: tmp_path / "forged.safetensors")
+    with pytest.raises(InputError, match=r"forged\.safetensors (is not a weights file|does not say how)") as caught:
+        priors.record(1)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("kind", ["weights", "thumb"])
-@pytest.mark.parametrize("value", [torch.full((3, 3), math.nan), torch.ones(7), torch.ones(3, 3).to(torch.bfloat16)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.full((3, 3), math.nan),
+        torch.ones(7),
+        torch.ones(3, 3).to(torch.bfloat16),
+        torch.zeros(3000, 3000, dtype=torch.uint8),
+    ],
+)
 def test_forged_tensors_are_refused(kind: str, value: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thumbnail of NaN would resemble nothing, and let every target pass."""
     with safe_open(priors.weights_path(1), "pt") as file:
