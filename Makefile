@@ -28,7 +28,7 @@ quote = '$(subst ','\'',$(1))'
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help report paper test test-fast bench faults priors lab check audit clean
+.PHONY: help report paper render test test-fast bench faults priors lab check audit clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -38,6 +38,9 @@ report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRE
 
 paper: override PRESET = paper
 paper: report ## the same on larger images, with more seeds; resumes where it was stopped
+
+render: $(STAMP) ## report/index.html and the PDF anew from the executed notebooks, without computing
+	$(BIN)/python report/build.py --render-only
 
 test: $(STAMP) ## every test [PYTEST_ARGS="-k schedules"]
 	$(BIN)/python -m pytest tests $(SIDE_BY_SIDE) $(PYTEST_ARGS)

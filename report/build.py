@@ -43,7 +43,11 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-p", metavar="KEY=VALUE", action="append", default=[], dest="given", help="a parameter")
     parser.add_argument("--workers", metavar="N", type=int, default=1, help="notebooks to run side by side; default: 1")
     parser.add_argument("--no-pdf", action="store_true", help="the HTML page only")
-    parser.add_argument("--render-only", action="store_true", help="run nothing, render report/executed/")
+    parser.add_argument(
+        "--render-only",
+        action="store_true",
+        help="run nothing: render report/executed/ or, where that is empty, the executed notebooks beside the page",
+    )
     parser.add_argument("--alone", metavar="STEM", action="append", default=[], help="and this notebook as a page")
     parser.add_argument("--output", metavar="DIR", type=Path, default=HERE, help="default: report/")
     parser.add_argument("--notebooks", metavar="DIR", type=Path, default=HERE.parent / "notebooks", help="the sources")
@@ -113,6 +117,8 @@ class Progress:
 def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
     """Write the pages, each whole or not at all, and the executed notebooks beside index.html."""
     executed, alone = arguments.output / "executed", choose("--alone", arguments.alone, list(notebooks))
+    if arguments.render_only and not any(executed.glob("*.ipynb")):
+        executed = arguments.output / DOWNLOADS  # a fresh clone has these
     html, warnings = page.render(executed, list(notebooks), arguments.references, DOWNLOADS)
     pages = {f"alone/{stem}.html": page.render_alone(executed, stem, arguments.references) for stem in alone}
     for warning in warnings:

@@ -13,6 +13,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import lxml.html
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -154,7 +155,20 @@ def test_environment_yml_agrees_with_pyproject() -> None:
 
 # Makefile and README --------------------------------------------------------------------------------------------------
 
-TARGETS = ("help", "report", "paper", "test", "test-fast", "bench", "priors", "faults", "lab", "check", "clean")
+TARGETS = (
+    "help",
+    "report",
+    "paper",
+    "render",
+    "test",
+    "test-fast",
+    "bench",
+    "priors",
+    "faults",
+    "lab",
+    "check",
+    "clean",
+)
 
 
 def make_variables(name: str) -> list[str]:
@@ -334,6 +348,20 @@ def test_an_audit_fails_the_check_where_it_finds_a_fault(status: int, tmp_path: 
 
 
 # Layers ---------------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_tells_the_finding_of_the_page() -> None:
+    """In the words of the rendered report: its numbers are computed, and the README may not lag behind."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    part = readme.split("## What it found")[1].split("\n## ")[0]
+    page = lxml.html.fromstring((ROOT / "report" / "index.html").read_text(encoding="utf-8")).get_element_by_id(
+        "finding"
+    )
+    said = " ".join(page.text_content().split())
+    told = [" ".join(item.replace("**", "").split()) for item in part.split("\n- ")[1:]]
+    assert len(told) == 3
+    for sentence in told:
+        assert sentence in said
 
 
 LAYERS = (

@@ -689,6 +689,15 @@ def test_a_notebook_that_was_not_run_makes_a_partial_page(
     assert "00_first, Markdown cell 1: a reference to #sec-5" in warned
 
 
+def test_the_committed_page_is_what_its_executed_notebooks_render_to(tmp_path: Path) -> None:
+    """`make render` in a fresh clone: nothing is computed, and the bytes are those that are committed."""
+    shutil.copytree(REPORT / "notebooks", tmp_path / "notebooks")
+    assert build.main(["--render-only", "--no-pdf", "--output", str(tmp_path)]) == 0
+    assert (tmp_path / "index.html").read_bytes() == (REPORT / "index.html").read_bytes(), "run make render"
+    for path in (REPORT / "notebooks").glob("*.ipynb"):
+        assert (tmp_path / "notebooks" / path.name).read_bytes() == path.read_bytes()
+
+
 def test_render_only_without_a_run_says_so(sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_build(sources, "--render-only", "--no-pdf") == 1
     assert "nothing to render" in capsys.readouterr().err
