@@ -128,7 +128,7 @@ def record(fold: Fold) -> dict[str, Any]:
     """What the weights file says of its own training."""
     found = _read(_weights(fold))[0]
     require(
-        isinstance(found, dict) and isinstance(found.get("seconds"), int | float),
+        isinstance(found.get("seconds"), int | float),
         f"prior: {_weights(fold)} does not say how it was trained; install it anew",
     )
     return found
@@ -169,7 +169,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return json.loads(file.metadata()["record"]), tensors
+            record = json.loads(file.metadata()["record"])
+        if not isinstance(record, dict):
+            raise TypeError("it says nothing of its training")
+        return record, tensors
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"prior: {path} is not a weights file of this library ({error}); install it anew") from error
 

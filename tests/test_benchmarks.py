@@ -48,7 +48,7 @@ def test_what_a_cell_sends_is_what_the_bench_and_architecture_say() -> None:
     image, frames, film, text = map(
         float,
         re.search(  # type: ignore[union-attr]
-            r"image ([\d.]+) MB \(float32\), film of (\d+) frames ([\d.]+) MB, record (\d+) kB", said
+            r"image ([\d.]+) MB \(float32\), film of (\d+) frames ([\d.]+) MB [^,]*, record (\d+) kB", said
         ).groups(),
     )
     configs = (ClassicalConfig(), DIPConfig(), SampleConfig(), HybridConfig())

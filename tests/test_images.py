@@ -372,7 +372,7 @@ def test_what_reading_is_said_to_take_lies_below_the_peak_and_near_it(
     with compute.peak_memory() as peak:
         images.load(tmp_path / "x.tif", size)
     need = (images.FILE_BYTES + (images.WHOLE_BYTES if size is None else images.CUT_BYTES)) * side**2
-    assert 0.4 * peak.bytes <= need <= peak.bytes
+    assert peak.bytes / 3 <= need <= peak.bytes
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
