@@ -501,7 +501,7 @@ def _finding_restoration(e: Evidence) -> str:
     over_ddpm, over_dip, speed = (e.number("restoration", k) for k in ("over_ddpm", "over_dip", "speed"))
     n, classical = (e.number("restoration", k) for k in ("tasks", "above_classical"))
     low = min(e.number("restoration", k) for k in ("over_ddpm_low", "over_dip_low"))
-    by_seed = Interval(over_ddpm, *(e.number("restoration", f"over_ddpm_{k}") for k in ("low", "high")), 0)
+    lead = Interval(over_ddpm, e.number("restoration", "over_ddpm_low"), e.number("restoration", "over_ddpm_high"), 0)
     fits = e.number("restoration", "chosen_dip")
     verdict = "is ahead" if min(over_ddpm, over_dip) > TIE_DB else "is not ahead"
     unsure = ", on average and not everywhere" if verdict == "is ahead" and low <= 0 else ""
@@ -510,7 +510,7 @@ def _finding_restoration(e: Evidence) -> str:
     basis = f"{counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}"
     return (
         f"**Where only a measurement is seen, the hybrid {verdict}**{unsure}: over {n:.0f} tasks ({basis}) it is "
-        f"{_db(by_seed)} from DDPM at its best number of steps, at {speed:.1f}× its speed, and {over_dip:+.2f} dB "
+        f"{_db(lead)} from DDPM at its best number of steps, at {speed:.1f}× its speed, and {over_dip:+.2f} dB "
         f"from DIP, and in {n - classical:.0f} of them a classical method is at least as good; with the start chosen "
         f"by the kind of task, DIP in {fits:.0f} of {n:.0f}, it is {chosen:+.2f} dB from DDPM, and no worse than the "
         f"classical method in {level:.0f}."
