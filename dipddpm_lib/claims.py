@@ -412,12 +412,31 @@ CLAIMS: tuple[Claim, ...] = (
 )
 
 COLLECTIONS = ("dip", "hybrid", "architecture", "timesteps", "dial", "restoration")
-NUMBERS = ("introduction", "oracle", "generation", "bundled", "architecture", "noise", "restoration", "replay")
+NUMBERS = (
+    "introduction",
+    "oracle",
+    "generation",
+    "bundled",
+    "architecture",
+    "noise",
+    "restoration",
+    "starts",
+    "replay",
+)
 
 
 def collected() -> Evidence:
     """The evidence that the notebooks last kept in the store."""
     return Evidence({n: experiment.collected(n) for n in COLLECTIONS}, {n: experiment.noted(n) for n in NUMBERS})
+
+
+def _dips_start(e: Evidence) -> Finding:
+    n, better, level, near = (e.number("starts", k) for k in ("tasks", "better", "level", "near"))
+    verdict: Verdict = "holds" if better == n else "holds under conditions" if better else "does not hold"
+    return verdict, (
+        f"after the same hand-off DIP's start is more than {near:g} dB ahead of the better of two that need no fit in "
+        f"{better:.0f} of {n:.0f} tasks, level in {level:.0f}, behind in {n - better - level:.0f}"
+    )
 
 
 def provenance(evidence: Evidence | None = None) -> str:
@@ -468,6 +487,7 @@ SUMMARY: dict[str, Callable[[Evidence], Finding]] = {
     "Better and faster than DDPM on a known target, all time counted": _both,
     "Better than DIP": _over_dip,
     "Better than DDPM where only a measurement is seen": _restores,
+    "DIP rather than a start that needs no fit": _dips_start,
     "What theory alone promises": _theory,
 }
 
