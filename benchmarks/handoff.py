@@ -1,8 +1,8 @@
 """When DIP is the right start, and at which noise level: every start × noise level × trust in y, by PSNR.
 
 Each row is one image, one degradation and one seed. The nine tasks made the rule of thumb that `hybrid.settle` follows;
-the other degradations are there to test it. The committed record holds the nine tasks with one seed:
---degradations with `operators.TASKS`, --seeds 1.
+the other degradations are there to test it. The committed record holds the nine tasks with one seed
+(--degradations with `operators.TASKS`, --seeds 1), and the others for two photographs (--images chelsea,coffee).
 
 Two processes may share the work (`--images`); one more run collects the rows from the store into handoff.json.
 """

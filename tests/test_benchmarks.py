@@ -239,6 +239,7 @@ def test_the_record_of_the_hand_off_holds_the_nine_tasks_by_priors_that_have_not
 @pytest.mark.slow
 def test_the_appendix_tests_its_rule_where_the_record_has_more(tmp_path: Path) -> None:
     kept = json.loads((BENCHMARKS / "handoff.json").read_text())
+    kept["rows"] = [row for row in kept["rows"] if row["degradation"] in operators.TASKS]
     like = {"compressive_10": "compressive_20", "holes": "holes_12"}
     more = [{**row, "degradation": like[row["degradation"]]} for row in kept["rows"] if row["degradation"] in like]
     record = tmp_path / "more.json"
@@ -248,7 +249,7 @@ def test_the_appendix_tests_its_rule_where_the_record_has_more(tmp_path: Path) -
         notebook, tmp_path / "out.ipynb", {"record": str(record)}, cwd=notebook.parent, progress_bar=False
     )
     said = json.dumps(out)
-    assert "On the 2 degradations that did not make it" in said
+    assert "On the 2 degradations that did not make it (4 photographs)" in said
     assert "within 0.2 dB of it in 2" in said
 
 
