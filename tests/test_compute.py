@@ -301,8 +301,6 @@ def test_the_memory_of_every_cgroup_around_this_process_counts(tmp_path: Path) -
         root / "memory.max",
         root / "memory/memory.limit_in_bytes",
     ]
-    table.write_text("0::/../../etc\n")
-    assert all(path.is_relative_to(root) or path.name == "memory.max" for path in compute._limits(table, root))
 
 
 def test_peak_memory_falls_back_to_the_high_water_mark(monkeypatch: pytest.MonkeyPatch) -> None:
