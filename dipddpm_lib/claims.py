@@ -307,7 +307,7 @@ def _trade_off(e: Evidence) -> Finding:
 def _noise_steps(e: Evidence) -> Finding:
     low, high = e.number("noise", "needed_low"), e.number("noise", "needed_high")
     return ("holds" if high > low else "does not hold"), (
-        f"{counted(low, 'step')} at the lowest level and {high:.0f} at the highest are within 0.1 dB of the most"
+        f"{counted(low, 'step')} at the lowest level, {high:.0f} at the highest: no more than 0.1 dB below the most"
     )
 
 
