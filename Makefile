@@ -34,9 +34,11 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRESET=quick ONLY="03_hybrid" P="image=coffee size=96" WORKERS=2]
-	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))$(if $(WORKERS), --workers $(call quote,$(WORKERS)))
+	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))$(if $(filter-out all,$(WORKERS)), --workers $(call quote,$(WORKERS)))
 
+# each sweep on all cores, since two of its sections take most of the time; WORKERS=n runs n sections side by side instead
 paper: override PRESET = paper
+paper: export WORKERS := all
 paper: report ## the same on larger images, with more seeds; resumes where it was stopped
 
 render: $(STAMP) ## report/index.html and the PDF anew from the executed notebooks, without computing

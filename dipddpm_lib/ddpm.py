@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -56,6 +56,22 @@ class TrainConfig:
             len(self.channels) > 0 and all(c % 8 == 0 and c > 0 for c in self.channels),
             f"channels: expected multiples of 8 (for GroupNorm), got {self.channels}",
         )
+
+    @classmethod
+    def single(cls, size: int, steps: int = 800) -> TrainConfig:
+        """The prior of one image of size², learned by heart: narrow where pixels are many, and halved down to 8 pixels.
+
+        What sees less than the whole image cannot tell at high noise where in it it is, and DDPM from noise fails.
+        """
+        require(size >= 1, f"size: expected 1 pixel or more, got {size}")
+        scales = max(2, 1 + round(math.log2(size / 8)))
+        return cls(channels=(16, 32, *[64] * (scales - 2)), steps=steps)
+
+    @classmethod
+    def crops(cls, size: int, steps: int = 1200) -> TrainConfig:
+        """The prior of one image's parts: it sees crops of half the side, and puts them together anew."""
+        side = max(1, size // 2)
+        return replace(cls.single(side, steps), crop=side)
 
     @classmethod
     def bundled(cls, steps: int = 6000) -> TrainConfig:

@@ -223,6 +223,12 @@ def to_array(image: Image) -> np.ndarray:
     return to_uint8(image)[0].permute(1, 2, 0).numpy()
 
 
+def corners(source: str | os.PathLike[str], size: int) -> Float[Tensor, "4 3 {size} {size}"]:
+    """Four other crops of the photograph than `load`'s: the corners of its centre square at 5/4 of that size."""
+    larger = load(source, size + size // 4)
+    return torch.cat([larger[..., i : i + size, j : j + size] for i in (0, size // 4) for j in (0, size // 4)])
+
+
 def save(image: Image, path: str | os.PathLike[str]) -> None:
     """Write the first image; the ending of `path` names the format."""
     path = Path(path)

@@ -104,3 +104,11 @@ def spectrum(x: Image) -> Float[Tensor, " k"]:
     total = torch.zeros(count, dtype=torch.float64)
     total.index_add_(0, radius[kept], power.mean(0).flatten()[kept].cpu())
     return total / torch.bincount(radius[kept], minlength=count)
+
+
+def spectral_distance(x: Image, y: Float[Tensor, "n 3 h w"]) -> float:
+    """Mean over frequencies of the difference between two `spectrum`s, in dB; 0 for equal images, sizes must agree."""
+    require(x.shape[2:] == y.shape[2:], f"spectral_distance: expected one size, got {tuple(x.shape)}, {tuple(y.shape)}")
+    # index 0 is the mean, which is taken off; the floor makes a flat image far, and not infinitely so
+    a, b = (10 * spectrum(image)[1:].clamp(min=1e-12).log10() for image in (x, y))
+    return float((a - b).abs().mean())

@@ -59,11 +59,12 @@ def training_images(fold: Fold, generator: torch.Generator, more: Sequence[Path]
     """
     sources: tuple[str | Path, ...] = (*training_names(fold), *more)
     with ThreadPoolExecutor(compute.available_cores()) as pool:
-        out = [image for scales in pool.map(_at_scales, sources) for image in scales]
+        out = [image for scales in pool.map(at_scales, sources) for image in scales]
     return out + [dead_leaves(128, out, generator) for _ in range(len(sources) // 4)]
 
 
-def _at_scales(source: str | Path) -> list[Image]:
+def at_scales(source: str | Path) -> list[Image]:
+    """A photograph at each of `SIDES` that it has the pixels for."""
     photograph = images.load(source)
     height, width = photograph.shape[-2:]
     scales = [side / min(height, width) for side in SIDES]

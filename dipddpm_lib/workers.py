@@ -57,12 +57,17 @@ class Failure:
 
 
 def count(workers: int | None) -> int:
-    """How many local workers: as given, else as WORKERS says, else 1, which is this process itself."""
+    """How many local workers: as given, else as WORKERS says, else 1, which is this process itself.
+
+    WORKERS=all is one for each core; or 1 where a GPU computes, which two processes do not share well.
+    """
     asked = str(workers) if workers is not None else os.environ.get("WORKERS") or "1"
     cores = compute.available_cores()
+    if asked == "all":
+        return cores if compute.default().device == "cpu" else 1
     require(
         asked.isdecimal() and 1 <= int(asked) <= cores,
-        f"WORKERS: expected 1 … {cores}, the cores of this machine, got {asked!r}",
+        f"WORKERS: expected 1 … {cores}, the cores of this machine, or all, got {asked!r}",
     )
     return int(asked)
 

@@ -287,3 +287,23 @@ def test_white_noise_is_flat() -> None:
 def test_photographs_fall_with_frequency() -> None:
     found = metrics.spectrum(images.load("coffee", 128))
     assert found[1:5].mean() > 30 * found[20:40].mean()
+
+
+@given(gain=st.floats(0.05, 20), seed=st.integers(0, 100))
+def test_a_gain_moves_every_frequency_by_its_decibels(gain: float, seed: int) -> None:
+    x = noise(seed, 2, 3, 16, 24).double()
+    assert metrics.spectral_distance(x, x) == 0
+    assert metrics.spectral_distance(gain * x + 3, x) == pytest.approx(abs(20 * math.log10(gain)), rel=1e-9, abs=1e-9)
+    assert metrics.spectral_distance(x, gain * x) == pytest.approx(metrics.spectral_distance(gain * x, x))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_noise_is_far_from_a_photograph_and_its_mirror_image_is_not() -> None:
+    x = images.load("coffee", 64)
+    assert metrics.spectral_distance(x.flip(-1), x) < 1e-9
+    assert metrics.spectral_distance(noise(0, 4, 3, 64, 64), x) > 5
+    flat = torch.zeros(1, 3, 64, 64)
+    assert metrics.spectral_distance(flat, flat) == 0
+    assert 50 < metrics.spectral_distance(flat, x) < math.inf
+    with pytest.raises(InputError, match="spectral_distance: expected one size"):
+        metrics.spectral_distance(x, images.load("coffee", 32))
