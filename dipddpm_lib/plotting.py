@@ -100,16 +100,23 @@ class Panel:
     x_ticks: Sequence[float] = ()
 
 
-def curves(*panels: Panel, width: float = 9.0, height: float = 3.4) -> Figure:
-    """Panels side by side."""
+def curves(*panels: Panel, width: float = 9.0, height: float = 3.4, columns: int | None = None) -> Figure:
+    """Panels side by side, or in rows of `columns`; a place that stays empty takes one legend for all."""
+    columns = columns or len(panels)
+    rows = math.ceil(len(panels) / columns)
     with mpl.rc_context(STYLE):
-        fig, axes = _figure(1, len(panels), width, height)
-        for ax, panel in zip(axes[0], panels, strict=True):
-            _draw(ax, panel)
+        fig, axes = _figure(rows, columns, width, height)
+        empty = list(axes.flat)[len(panels) :]
+        for ax, panel in zip(axes.flat, panels, strict=False):
+            _draw(ax, panel, legend=not empty)
+        for ax in empty:
+            ax.axis("off")
+        if empty:
+            empty[0].legend(*axes.flat[0].get_legend_handles_labels(), loc="center left")
     return fig
 
 
-def _draw(ax: Any, panel: Panel) -> None:
+def _draw(ax: Any, panel: Panel, legend: bool = True) -> None:
     for i, (name, values) in enumerate(panel.series.items()):
         colour = COLOURS.get(name, CYCLE[i % len(CYCLE)])
         marker = "" if panel.lines else MARKERS[i % len(MARKERS)]
@@ -154,7 +161,7 @@ def _draw(ax: Any, panel: Panel) -> None:
     ax.set_xlabel(panel.x)
     ax.set_ylabel(panel.y)
     ax.set_title(panel.title)
-    if len(panel.series) > 1:
+    if legend and len(panel.series) > 1:
         ax.legend()
 
 

@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from torch import Tensor
 
 from dipddpm_lib import compute, ddpm
@@ -443,6 +445,18 @@ def picture(size: int = 16) -> Tensor:
     """Smooth, coloured, in range; (1, 3, size, size)."""
     i, j = torch.meshgrid(torch.linspace(0, 1, size), torch.linspace(0, 1, size), indexing="ij")
     return torch.stack([torch.sin(5 * i), torch.cos(4 * j), 1.6 * i * j - 0.8])[None] * 0.9
+
+
+@given(size=st.integers(1, 600), steps=st.integers(1, 9))
+def test_the_single_prior_halves_its_image_to_about_eight_pixels(size: int, steps: int) -> None:
+    config = TrainConfig.single(size, steps)
+    assert config.steps == steps
+    assert config.crop is None
+    coarsest = size / 2 ** (len(config.channels) - 1)
+    assert 8 / 2**0.5 <= coarsest <= 8 * 2**0.5 or (size < 16 and len(config.channels) == 2)
+    parts = TrainConfig.crops(size, steps)
+    assert parts.crop == max(1, size // 2)
+    assert parts.channels == TrainConfig.single(max(1, size // 2)).channels
 
 
 TINY = TrainConfig(channels=(8, 8), batch=4, steps=120, lr=4e-3, warmup=10, ema=0.98)

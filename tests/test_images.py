@@ -570,3 +570,10 @@ def test_only_one_place_knows_255() -> None:
     here = Path(inspect.getfile(images)).parent
     for module in ("compute", "schedules", "networks", "types"):
         assert "255" not in (here / f"{module}.py").read_text(), module
+
+
+def test_corners_are_other_crops_of_the_photograph() -> None:
+    found, larger = images.corners("chelsea", 40), images.load("chelsea", 50)
+    assert found.shape == (4, 3, 40, 40)
+    for i, (top, left) in enumerate([(0, 0), (0, 10), (10, 0), (10, 10)]):
+        assert torch.equal(found[i], larger[0, :, top : top + 40, left : left + 40])

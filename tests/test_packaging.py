@@ -192,6 +192,7 @@ def test_make_knows(target: str) -> None:
 def test_make_report_hands_its_variables_on() -> None:
     assert builder_arguments("report") == ["--preset", "quick"]
     assert builder_arguments("paper", "PRESET=quick") == ["--preset", "paper"]
+    assert builder_arguments("paper", "WORKERS=2") == ["--preset", "paper", "--workers", "2"]
     assert builder_arguments("report", "WORKERS=2") == ["--preset", "quick", "--workers", "2"]
     assert builder_arguments("report", "PRESET=smoke", "ONLY=03_hybrid 01_dip", "P=image=it's size=96") == [
         *("--preset", "smoke", "--only", "03_hybrid", "--only", "01_dip", "-p", "image=it's", "-p", "size=96")

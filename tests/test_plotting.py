@@ -393,3 +393,14 @@ def test_points_are_not_joined_by_lines() -> None:
     assert [line.get_linestyle() for line in axes.lines if line.get_label() == "a"] == ["None"]
     (axes,) = plotting.curves(plotting.Panel({"a": ([1, 3, 2], [1, 2, 3])}, "x", "y")).axes
     assert axes.lines[0].get_linestyle() == "-"
+
+
+def test_panels_in_rows_share_a_legend_where_a_place_is_empty() -> None:
+    panel = plotting.Panel({"a": ([1, 2], [1, 2]), "b": ([1, 2], [2, 1])}, "x", "y")
+    full, spare = plotting.curves(*[panel] * 4, columns=2), plotting.curves(*[panel] * 3, columns=2)
+    assert len(full.axes) == len(spare.axes) == 4
+    assert all(ax.get_legend() is not None for ax in full.axes)
+    *drawn, last = spare.axes
+    assert all(ax.get_legend() is None for ax in drawn)
+    assert [text.get_text() for text in last.get_legend().get_texts()] == ["a", "b"]
+    assert not last.axison

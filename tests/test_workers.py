@@ -70,8 +70,20 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 @pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5", "100000"])
 def test_a_number_of_workers_that_the_machine_has_not_is_one_line(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", asked)
-    with pytest.raises(InputError, match=rf"^WORKERS: expected 1 … \d+, the cores of this machine, got '{asked}'$"):
+    with pytest.raises(
+        InputError, match=rf"^WORKERS: expected 1 … \d+, the cores of this machine, or all, got '{asked}'$"
+    ):
         sweep(cells(1))
+
+
+def test_all_is_one_worker_for_each_core_but_one_alone_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", "all")
+    monkeypatch.setattr(compute, "available_cores", lambda: 7)
+    assert workers.count(None) == 7
+    assert workers.count(3) == 3, "what is asked for in the call counts"
+    gpu = replace(compute.default(), device="cuda")
+    monkeypatch.setattr(compute, "default", lambda: gpu)
+    assert workers.count(None) == 1
 
 
 def test_without_a_word_there_is_one_worker_which_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
