@@ -376,7 +376,7 @@ def hybrid_rows(quick: bool) -> Iterator[Row]:
     yield _against_dip(restoration, "DIP+DDPM, quick", 300 if quick else 1000)
     yield _against_ddpm(restoration, "B", 50 if quick else 1000)
     known = replace(HybridConfig.quick(), consistency=False, rho=1.0)
-    training = TrainConfig(steps=40 if quick else 400)
+    training = TrainConfig.single(128, 40 if quick else 600)
     memory = [Cell(picture, 128, 0, known, prior="single", training=training) for picture in pictures]
     yield _against_ddpm(memory, "A", 50 if quick else 1000)
 
