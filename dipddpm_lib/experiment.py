@@ -592,6 +592,7 @@ class Results(Sequence[tuple[Cell, Result]]):
         rows = []
         for cell, result in self:
             config = {f"config.{k}": v for k, v in asdict(cell.config).items()}
+            sample = cell.config.sample if isinstance(cell.config, HybridConfig) else cell.config
             rows.append(
                 {
                     "image": cell.image,
@@ -603,6 +604,8 @@ class Results(Sequence[tuple[Cell, Result]]):
                     "prior": cell.prior,
                     "schedule": cell.schedule,
                     "T": cell.T,
+                    # as asked for; below a hand-off there may be fewer places, and so fewer evaluations
+                    "steps": sample.steps if isinstance(sample, SampleConfig) else None,
                     "psnr": result.psnr,
                     "ssim": result.ssim,
                     "seconds": result.total_seconds,
