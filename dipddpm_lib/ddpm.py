@@ -59,9 +59,9 @@ class TrainConfig:
 
     @classmethod
     def single(cls, size: int, steps: int = 800) -> TrainConfig:
-        """The prior of one image of size², learned by heart: narrow where pixels are many, and halved down to 8 pixels.
+        """The prior of one image of size², learned by heart: narrow where pixels are many, halved to about 8 pixels.
 
-        What sees less than the whole image cannot tell at high noise where in it it is, and DDPM from noise fails.
+        Its coarsest scale sees the whole, which at high noise alone tells where in the image a pixel lies.
         """
         require(size >= 1, f"size: expected 1 pixel or more, got {size}")
         scales = max(2, 1 + round(math.log2(size / 8)))

@@ -697,7 +697,7 @@ def sweep(
     if name:
         store.check_name(name)
     elsewhere = wanted(client, workers)
-    among = 0 if far(client, workers) else count(workers)
+    among = 0 if far(client, workers) else min(count(workers), max(1, len(cells)))
     for cell in cells:
         cell.check(among)
     where = on_a_worker() if elsewhere else compute.default()
@@ -709,7 +709,7 @@ def sweep(
     failures: dict[int, Failure] = {}
     try:
         asked = [cells[index] for index in missing]
-        with connected(client, workers if missing else 1) as workplace:
+        with connected(client, workers if missing else 1, len(missing)) as workplace:
             for place, outcome in _announced(
                 outcomes(_sent if elsewhere else _kept, asked, workplace), len(asked), name
             ):

@@ -83,9 +83,10 @@ def wanted(client: Client | None, workers: int | None = None) -> bool:
 
 
 @contextmanager
-def connected(client: Client | None, workers: int | None = None) -> Iterator[Client | None]:
+def connected(client: Client | None, workers: int | None = None, most: int | None = None) -> Iterator[Client | None]:
     """The client to use: the one given, one to DIPDDPM_SCHEDULER's address or file, or one to local workers.
 
+    most: the number of items, above which no further workers are started here
     None for one worker, which is this process. A script that starts local workers needs
     `if __name__ == "__main__":`, since each of them imports it.
     """
@@ -96,7 +97,7 @@ def connected(client: Client | None, workers: int | None = None) -> Iterator[Cli
         with _reached(place) as reached:
             yield reached
     elif (number := count(workers)) > 1:
-        with _local(number) as started:
+        with _local(number if most is None else max(1, min(number, most))) as started:
             yield started
     else:
         yield None

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -197,6 +198,27 @@ def test_make_report_hands_its_variables_on() -> None:
     assert builder_arguments("report", "PRESET=smoke", "ONLY=03_hybrid 01_dip", "P=image=it's size=96") == [
         *("--preset", "smoke", "--only", "03_hybrid", "--only", "01_dip", "-p", "image=it's", "-p", "size=96")
     ]
+
+
+def test_make_paper_gives_its_sweeps_all_cores(tmp_path: Path) -> None:
+    """The variable reaches the builder's environment, unless another number of notebooks side by side is asked for."""
+    for path in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / path, tmp_path)
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\nprintf "%s|" "$WORKERS" "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / ".venv/.installed").touch()
+    for arguments, said in {
+        ("paper",): "all|report/build.py|--preset|paper|",
+        ("paper", "WORKERS=2"): "2|report/build.py|--preset|paper|--workers|2|",
+        ("report",): "|report/build.py|--preset|quick|",
+    }.items():
+        variables = {k: v for k, v in os.environ.items() if k not in ("WORKERS", "MAKEFLAGS")}
+        done = subprocess.run(
+            ["make", "-s", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True, env=variables
+        )
+        assert done.stdout == said
 
 
 def test_makefile_asks_for_the_same_python() -> None:

@@ -86,6 +86,21 @@ def test_all_is_one_worker_for_each_core_but_one_alone_for_a_gpu(monkeypatch: py
     assert workers.count(None) == 1
 
 
+def test_no_more_workers_are_started_than_there_are_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def local(number: int) -> Any:
+        asked.append(number)
+        return nullcontext(None)
+
+    monkeypatch.setattr(compute, "available_cores", lambda: 9)
+    monkeypatch.setattr(workers, "_local", local)
+    for most in (None, 0, 1, 4, 20):
+        with workers.connected(None, 7, most):
+            pass
+    assert asked == [7, 1, 1, 4, 7]
+
+
 def test_without_a_word_there_is_one_worker_which_is_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(workers, "_local", lambda number: pytest.fail("started"))
     assert not workers.wanted(None)
@@ -103,15 +118,19 @@ def test_cells_are_measured_against_the_memory_that_each_will_have(monkeypatch: 
     monkeypatch.setattr(compute, "memory", lambda: 1.5 * bytes_needed(large.config, large.size))
     monkeypatch.setattr(compute, "available_cores", lambda: 2)
     monkeypatch.setattr(experiment, "outcomes", lambda work, cells, client: computed.extend(cells) or iter(()))
-    monkeypatch.setattr(experiment, "connected", lambda client, workers: nullcontext(client))
+    monkeypatch.setattr(experiment, "connected", lambda client, workers, most: nullcontext(client))
     with pytest.raises(InputError, match=r"GiB of memory, this machine has [\d.]+ for each of 2 workers; lower"):
-        sweep([large], workers=2)
+        sweep([large, replace(large, seed=1)], workers=2)
     assert not computed
+    with pytest.raises(KeyError):  # a cell alone has the machine for itself; nobody computes here
+        sweep([large], workers=2)
+    assert computed == [large]
+    computed.clear()
     monkeypatch.setattr(compute, "memory", lambda: 1)
     with pytest.raises(InputError, match="GiB of memory"):
         sweep([large])
     assert not computed
-    with pytest.raises(KeyError):  # nobody computes here
+    with pytest.raises(KeyError):
         sweep([large], object())  # type: ignore[arg-type]
     assert computed == [large]
     with pytest.raises(InputError, match="GiB of memory"):  # what a worker says
