@@ -587,6 +587,11 @@ class Results(Sequence[tuple[Cell, Result]]):
         """Those whose cell has these values: `only(image="coffee", method="DIP")`."""
         return Results(p for p in self if all(getattr(p[0], k) == v for k, v in wanted.items()))
 
+    def best(self) -> Result:
+        """The one with the highest PSNR to its target, which only a reader of results knows."""
+        require(len(self) > 0, "best: expected one result or more, got none")
+        return max((result for _, result in self), key=lambda result: result.psnr)
+
     def frame(self) -> pd.DataFrame:
         """One tidy row a cell: what was asked, what came."""
         rows = []

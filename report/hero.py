@@ -19,8 +19,8 @@ def main() -> None:
     cell = results[0][0]
     x_true = cell.x_true()
     seen = operators.pseudo_inverse(cell.measurement(x_true)).clamp(-1, 1)
-    of = {c.label: r for c, r in results.only(image=cell.image)}
-    of["DDPM"] = max((r for label, r in of.items() if label.startswith("DDPM")), key=lambda r: r.psnr)
+    own = results.only(image=cell.image)
+    of = {c.label: r for c, r in own} | {"DDPM": own.only(method="DDPM").best()}
     shown = {"target": x_true, "10 % of its coefficients": seen} | {
         f"{label}: {of[label].psnr:.2f} dB": of[label].x0_hat for label in ("DIP", "DDPM", "DIP+DDPM")
     }

@@ -579,6 +579,9 @@ def test_results_are_filtered_and_tabled() -> None:
     assert [c.seed for c, _ in results.only(method="DIP")] == [0, 1]
     assert len(results.only(label="a", seed=0)) == 1
     assert len(results.only(seed=7)) == 0
+    assert results.best() is max((r for _, r in results), key=lambda r: r.psnr)
+    with pytest.raises(InputError, match="best: expected one result or more, got none"):
+        results.only(seed=7).best()
     frame = results.frame()
     assert list(frame.label) == ["a", "DIP", "classical"]
     assert list(frame.psnr) == [r.psnr for _, r in results]
