@@ -36,9 +36,11 @@ help: ## this list
 report: $(STAMP) ## run the notebooks, render report/index.html and the PDF [PRESET=quick ONLY="03_hybrid" P="image=coffee size=96" WORKERS=2]
 	$(BIN)/python report/build.py --preset $(call quote,$(PRESET))$(foreach stem,$(ONLY), --only $(call quote,$(stem)))$(foreach pair,$(P), -p $(call quote,$(pair)))$(if $(filter-out all,$(WORKERS)), --workers $(call quote,$(WORKERS)))
 
-# each sweep on all cores, since two of its sections take most of the time; WORKERS=n runs n sections side by side instead
+# each sweep on all cores, since two of its sections take most of the time, and everything on one thread, so that what a
+# notebook trains is what its sweep finds; WORKERS=n runs n sections side by side instead
 paper: override PRESET = paper
 paper: export WORKERS := all
+paper: export DIPDDPM_THREADS := 1
 paper: report ## the same on larger images, with more seeds; resumes where it was stopped
 
 render: $(STAMP) ## report/index.html and the PDF anew from the executed notebooks, without computing

@@ -206,15 +206,15 @@ def test_make_paper_gives_its_sweeps_all_cores(tmp_path: Path) -> None:
         shutil.copy(ROOT / path, tmp_path)
     python = tmp_path / ".venv/bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\nprintf "%s|" "$WORKERS" "$@"\n')
+    python.write_text('#!/bin/sh\nprintf "%s|" "$WORKERS" "$DIPDDPM_THREADS" "$@"\n')
     python.chmod(0o755)
     (tmp_path / ".venv/.installed").touch()
     for arguments, said in {
-        ("paper",): "all|report/build.py|--preset|paper|",
-        ("paper", "WORKERS=2"): "2|report/build.py|--preset|paper|--workers|2|",
-        ("report",): "|report/build.py|--preset|quick|",
+        ("paper",): "all|1|report/build.py|--preset|paper|",
+        ("paper", "WORKERS=2"): "2|1|report/build.py|--preset|paper|--workers|2|",
+        ("report",): "||report/build.py|--preset|quick|",
     }.items():
-        variables = {k: v for k, v in os.environ.items() if k not in ("WORKERS", "MAKEFLAGS")}
+        variables = {k: v for k, v in os.environ.items() if k not in ("WORKERS", "DIPDDPM_THREADS", "MAKEFLAGS")}
         done = subprocess.run(
             ["make", "-s", *arguments], cwd=tmp_path, capture_output=True, text=True, check=True, env=variables
         )
