@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import json
 import math
 import re
@@ -117,8 +118,10 @@ def curves(*panels: Panel, width: float = 9.0, height: float = 3.4, columns: int
 
 
 def _draw(ax: Any, panel: Panel, legend: bool = True) -> None:
+    fixed = {COLOURS[name] for name in panel.series if name in COLOURS}
+    free = itertools.cycle([colour for colour in CYCLE if colour not in fixed] or CYCLE)
     for i, (name, values) in enumerate(panel.series.items()):
-        colour = COLOURS.get(name, CYCLE[i % len(CYCLE)])
+        colour = COLOURS[name] if name in COLOURS else next(free)
         marker = "" if panel.lines else MARKERS[i % len(MARKERS)]
         x, y = values[0], values[1]
         line = "none" if panel.points else "-"

@@ -404,3 +404,12 @@ def test_panels_in_rows_share_a_legend_where_a_place_is_empty() -> None:
     assert all(ax.get_legend() is None for ax in drawn)
     assert [text.get_text() for text in last.get_legend().get_texts()] == ["a", "b"]
     assert not last.axison
+
+
+def test_no_two_curves_of_a_panel_share_a_colour() -> None:
+    names = ["DDPM", "DDPM, η = 0", "DIP+DDPM, short fit", "DIP+DDPM", "a", "b", "c", "d"]
+    (axes,) = plotting.curves(plotting.Panel({name: ([1, 2], [1, 2]) for name in names}, "x", "y")).axes
+    colours = {line.get_label(): line.get_color() for line in axes.lines}
+    assert len(set(colours.values())) == len(names)
+    assert colours["DDPM"] == plotting.COLOURS["DDPM"]
+    assert colours["DIP+DDPM"] == plotting.COLOURS["DIP+DDPM"]
