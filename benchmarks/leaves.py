@@ -30,7 +30,7 @@ HERE = Path(__file__).resolve().parent
 SIZE = 128
 LEVELS = (15, 25, 50, 100)
 TRAINING = TrainConfig(
-    channels=(32, 64, 64), crop=48, batch=8, steps=2000, warmup=100, ema=0.995, flips=True, colours=True
+    channels=(16, 32, 64), crop=48, batch=8, steps=2000, warmup=100, ema=0.995, flips=True, colours=True
 )
 LEAVES = 150  # pictures of 128 × 128
 FEW = ("grace_hopper", "motorcycle_left", "gravel", "ihc")
