@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 import unicodedata
+import urllib.request
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +36,7 @@ HARMFUL = "harmful-link"  # what the Markdown renderer makes of javascript: and 
 FRAMES_IN_PRINT = 4
 LONG_TABLE = 14  # rows; a longer table may break over two pages of the PDF
 WIDE = 2  # width over height of a row of pictures or panels
-SVG_BOX = re.compile(rb'<svg[^>]*viewBox="0 0 ([\d.]+) ([\d.]+)"')
+SVG_BOX = re.compile(rb'<svg[^>]*viewBox=["\']0 0 ([\d.]+) ([\d.]+)["\']')
 
 
 def assemble(
@@ -305,8 +306,7 @@ def _choose_printed_frames(film: HtmlElement) -> None:
 
 def _mark_drawing(image: HtmlElement) -> None:
     """Lines on white may be shown as light lines on a dark page; pictures and maps of colours keep their colours."""
-    head, _, payload = image.get("src", "").partition("base64,")
-    if head.startswith("data:image/svg+xml") and b"<image" not in base64.b64decode(payload):
+    if image.get("src", "").startswith("data:image/svg+xml") and b"<image" not in _embedded(image):
         image.set("class", " ".join(sorted(_classes(image) | {"drawing"})))
 
 
@@ -319,10 +319,18 @@ def _let_wide_scroll(image: HtmlElement) -> None:
     _let_scroll(image)
 
 
+def _embedded(image: HtmlElement) -> bytes:
+    """What a data URL holds; nothing for another."""
+    source = image.get("src", "")
+    if not source.startswith("data:"):
+        return b""
+    with urllib.request.urlopen(source) as content:
+        return bytes(content.read())
+
+
 def _aspect(image: HtmlElement) -> float:
     """Width over height of an embedded image; 1 for what is neither SVG nor known to Pillow."""
-    _, _, payload = image.get("src", "").partition("base64,")
-    data = base64.b64decode(payload)
+    data = _embedded(image)
     box = SVG_BOX.search(data[:2000])
     if box:
         return float(box[1]) / float(box[2])
