@@ -261,8 +261,8 @@ def _img(data: bytes, kind: str, alt: str) -> str:
 
 
 def _display_figure(label: str, kind: str, body: str, caption: str) -> None:
-    html = f'<figure id="{escape(label)}" class="{kind}">{body}<figcaption>{escape(caption)}</figcaption></figure>'
-    display(HTML(html))
+    said = escape(_with_minus(caption))
+    display(HTML(f'<figure id="{escape(label)}" class="{kind}">{body}<figcaption>{said}</figcaption></figure>'))
 
 
 def film(frames: Tensor, label: str, caption: str, alt: str, side: int = 256, most: int = 12) -> None:
@@ -433,13 +433,19 @@ def _formatted(value: Any, fmt: str) -> str:
     if value is None or (isinstance(value, float | np.floating) and math.isnan(value)):
         return "–"
     if isinstance(value, float | int | np.number) and not isinstance(value, bool) and fmt:
-        return format(value, fmt).replace("-", "−")
+        text = format(value, fmt).replace("-", "−")
+        return text.lstrip("−") if not re.search("[1-9]", text) else text  # no −0.00
     return str(value)
+
+
+def _with_minus(text: str) -> str:
+    """Hyphens before numbers as minus signs, but for code."""
+    return re.sub(r"(?<![\w`-])-(?=\d)", "−", text)
 
 
 def say(text: str) -> None:
     """A paragraph of computed prose, in Markdown; hyphens before numbers become minus signs."""
-    display(Markdown(re.sub(r"(?<![\w`-])-(?=\d)", "−", text)))
+    display(Markdown(_with_minus(text)))
 
 
 def settings(**values: Any) -> None:

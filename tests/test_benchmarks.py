@@ -30,6 +30,7 @@ sys.path.insert(0, str(BENCHMARKS))
 import bench
 import couplings
 import handoff
+import leaves
 import levels
 import reference
 import relatives
@@ -314,6 +315,44 @@ def test_the_record_of_relatives_holds_the_nine_tasks() -> None:
     ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
     assert ran == {(image, task, 0) for image in priors.EVALUATION for task in operators.TASKS}
     assert kept["levels"] * kept["fit"] == relatives.DIP.iterations * relatives.DIP.runs
+
+
+# ---- dead leaves
+
+
+def test_mixtures_hold_the_shares_that_they_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaves, "LEAVES", 10)
+    for name, (which, share) in leaves.MIXTURES.items():
+        found = leaves.training_images(1, name, compute.generator(0, "leaves"))
+        from_leaves = sum(x.shape[-2:] == (128, 128) for x in found)  # no photograph has this shape at these scales
+        assert from_leaves / len(found) == pytest.approx(share, abs=0.01), name
+        if which == "none":
+            drawn = torch.rand(1, 3, 64, 64, generator=compute.generator(0, "leaves")) * 2 - 1
+            colours, palette = ({tuple(c) for c in x.flatten(2)[0].T.tolist()} for x in (found[0], drawn))
+            assert colours <= palette, "no photograph's colours"
+    assert not set(leaves.FEW) & set(priors.EVALUATION), "what is scored trains nothing"
+
+
+def test_a_row_of_leaves_scores_what_the_fold_has_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leaves, "SIZE", 32)
+    monkeypatch.setattr(leaves, "LEAVES", 2)
+    monkeypatch.setattr(leaves, "TRAINING", replace(leaves.TRAINING, channels=(8,), steps=30, batch=2, crop=16))
+    row = leaves.row(2, "leaves in any colours", 0)
+    assert row == leaves.row(2, "leaves in any colours", 0), "the same draws, the same row"
+    assert set(row["psnr"]) == set(priors.HELD_OUT[2])
+    assert all(list(scores) == [str(level) for level in leaves.LEVELS] for scores in row["psnr"].values())
+
+
+def test_the_record_of_leaves_is_whole() -> None:
+    kept = json.loads((BENCHMARKS / "leaves.json").read_text())
+    ran = {(row["mixture"], row["fold"], row["seed"]) for row in kept["rows"]}
+    seeds = {row["seed"] for row in kept["rows"]}
+    assert ran == {(mixture, fold, seed) for mixture in leaves.MIXTURES for fold in (1, 2) for seed in seeds}
+    assert len(ran) == len(kept["rows"])
+    assert kept["training"] == json.loads(json.dumps(asdict(leaves.TRAINING)))
+    for row in kept["rows"]:
+        for scores in row["psnr"].values():
+            assert sorted(scores.values(), reverse=True) == [scores[str(level)] for level in leaves.LEVELS]
 
 
 # ---- other couplings
