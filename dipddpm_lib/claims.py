@@ -165,12 +165,12 @@ def _dip_quality(e: Evidence) -> Finding:
 
 def _diverse(e: Evidence) -> Finding:
     d = e.number("generation", "diversity")
-    swd, corners, phases = (e.number("generation", f"swd_{k}") for k in ("samples", "corners", "phases"))
-    # no two samples alike, and patches nearer to the photograph's than its spectrum alone makes them
-    good = d > 0.2 and swd - corners < phases - swd
+    swd, corners, other = (e.number("generation", f"swd_{k}") for k in ("samples", "corners", "other"))
+    # no two samples alike, and patches nearer to the photograph's own than to another photograph's
+    good = d > 0.2 and swd - corners < other - swd
     return ("holds under conditions" if good else "does not hold"), (
-        f"diversity {d:.2f}, patch SWD {swd:.3f} (the photograph's corners {corners:.3f}, its spectrum alone "
-        f"{phases:.3f}); only with a prior trained on crops: one trained on the whole target mostly returns the target"
+        f"diversity {d:.2f}, patch SWD {swd:.3f} (the photograph's corners {corners:.3f}, another photograph "
+        f"{other:.3f}); only with a prior trained on crops: one trained on the whole target mostly returns the target"
     )
 
 

@@ -80,7 +80,7 @@ NUMBERS: dict[str, dict[str, float]] = {
         "seeds": 4,
         "swd_corners": 0.05,
         "swd_samples": 0.123,
-        "swd_phases": 0.789,
+        "swd_other": 0.789,
     },
     "lengths": {
         "images": 1,
