@@ -287,6 +287,15 @@ def test_the_verdict_follows_the_evidence(rule: Rule, changes: dict[str, float],
     assert "nan" not in numbers
 
 
+def test_calls_count_before_seconds_and_a_longer_training_is_told() -> None:
+    """A place that takes more calls and less time is not the fewest calls."""
+    assert ", the hybrid 3 after" in claims._fewer_steps(evidence({"calls/DIP+DDPM, 20/seconds": 2.0}))[1]
+    verdict, said = claims._fewer_steps(evidence({"lengths.whole_ddpm": 27.0}))
+    assert verdict == CONDITIONS
+    assert said.endswith("; a prior trained longer takes DDPM to 27.0 dB, the hybrid after a short fit to 24.7")
+    assert "longer" not in claims._fewer_steps(evidence())[1]
+
+
 def test_every_rule_can_turn() -> None:
     reached: dict[Rule, set[str]] = {}
     for rule, _, verdict in FLIPS:

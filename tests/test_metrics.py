@@ -297,6 +297,13 @@ def test_a_gain_moves_every_frequency_by_its_decibels(gain: float, seed: int) ->
     assert metrics.spectral_distance(x, gain * x) == pytest.approx(metrics.spectral_distance(gain * x, x))
 
 
+def test_too_much_power_here_does_not_make_up_for_too_little_there() -> None:
+    x, white = images.load("coffee", 64), noise(0, 1, 3, 64, 64)
+    behind = 10 * (metrics.spectrum(x)[1:] / metrics.spectrum(white)[1:]).log10()
+    as_strong = white * 10 ** (float(behind.mean()) / 20)  # no difference left in the mean
+    assert metrics.spectral_distance(as_strong, x) > 5
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_noise_is_far_from_a_photograph_and_its_mirror_image_is_not() -> None:
     x = images.load("coffee", 64)
