@@ -19,22 +19,12 @@ from torch import Tensor
 from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, operators, priors
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.hybrid import HybridConfig
-from dipddpm_lib.types import Denoiser, Image, Measurement
+from dipddpm_lib.types import Image, Measurement
 
 HERE = Path(__file__).resolve().parent
 USUAL = replace(HybridConfig(), start="dip")
 PLAIN, TURN = SampleConfig(8), SampleConfig(8, turn=True)
 MORE = 100  # iterations of a fit that goes on with a second target
-
-
-def whole_ensemble(denoiser: Denoiser) -> Denoiser:
-    """The mean of what it gives under all eight symmetries."""
-
-    def estimate(x_t: Tensor, sigma: float | Tensor) -> Tensor:
-        views = [ddpm.symmetry(denoiser(ddpm.symmetry(x_t, place), sigma), place, back=True) for place in range(8)]
-        return torch.stack(views).mean(0)
-
-    return estimate
 
 
 class Anchored(dip.Fitting):
@@ -65,12 +55,12 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     t = hybrid.choose_t(last, SCHEDULE, USUAL)
     rmse_hat = last.rmse_hat or 0.0
 
-    def run(x_t: Image, config: SampleConfig = PLAIN, by: Denoiser = denoiser, at: int = t) -> Image:
-        *_, end = ddpm.sample(by, SCHEDULE, x_t, at, config, compute.generator(seed, "sample"), m)
+    def run(x_t: Image, config: SampleConfig = PLAIN) -> Image:
+        *_, end = ddpm.sample(denoiser, SCHEDULE, x_t, t, config, compute.generator(seed, "sample"), m)
         return end.x0_hat
 
-    def handed(x: Image, at: int = t) -> Image:
-        return hybrid.hand_off(x, SCHEDULE, at)
+    def handed(x: Image) -> Image:
+        return hybrid.hand_off(x, SCHEDULE, t)
 
     def renoised(draw: int) -> Image:
         return hybrid.hand_off(last.x0_hat, SCHEDULE, t, "renoise", compute.generator(draw, "renoise"))
@@ -99,7 +89,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
             0, keepdim=True
         ),
         "each call mirrored or turned": lambda: run(x_t, TURN),
-        "each call the mean of eight, mirrored and turned": lambda: run(x_t, by=whole_ensemble(denoiser)),
+        "each call the mean of eight, mirrored and turned": lambda: run(x_t, replace(TURN, views=ddpm.SYMMETRIES)),
         "handed over again, at half the noise": lambda: again(1),
         "handed over again, each call mirrored or turned": lambda: again(1, TURN),
         "handed over twice again, at 0.7 and at half the noise": lambda: again(2),

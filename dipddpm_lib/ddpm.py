@@ -217,6 +217,9 @@ def denoise_once(denoiser: Denoiser, noisy: Image, sigma: float) -> Image:
         return denoiser(x_t, sigma).float().clamp(-1, 1).to(noisy.device)
 
 
+SYMMETRIES = 8  # of the square
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """How the reverse process runs.
@@ -227,6 +230,7 @@ class SampleConfig:
     zeta:    σ² = zeta (1 − ᾱ_s) in place of eta's: at 1 all noise is drawn anew at every step (DiffPIR, eq. 14)
     turn:    each call sees x_t in the next of the square's eight symmetries (the self-ensemble of Timofte et al. 2016,
              spread over the steps); not for a prior of a single image, which knows its directions by heart
+    views:   each step's estimate is the mean of as many calls, which see x_t in as many symmetries; above 1 needs turn
     clip:    keep x̂_0 in [−1, 1]
     lam:     weight λ of the prior in data consistency: ρ = λσ_y²/σ_t² (DiffPIR, Zhu et al. 2023, eq. 13)
     """
@@ -237,12 +241,17 @@ class SampleConfig:
     eta: float = 0.0
     zeta: float | None = None
     turn: bool = False
+    views: int = 1
     clip: bool = True
     lam: float = 7.0
 
     def __post_init__(self) -> None:
         check_fields(self)
         require(self.steps >= 1, f"steps: expected 1 or more, got {self.steps}")
+        require(1 <= self.views <= SYMMETRIES, f"views: expected 1 to {SYMMETRIES}, got {self.views}")
+        require(
+            self.turn or self.views == 1, f"without turn all views are the same: expected views = 1, got {self.views}"
+        )
         require(0 <= self.eta <= 1, f"eta: expected a number in [0, 1], got {self.eta}")
         require(self.zeta is None or 0 <= self.zeta <= 1, f"zeta: expected a share in [0, 1] or None, got {self.zeta}")
         require(self.zeta is None or self.eta == 0, "eta and zeta both set the fresh noise: give one of them")
@@ -283,7 +292,8 @@ def sample(
     With a measurement, every x̂_0 is moved to agree with it: x̂_0 ← prox(x̂_0, y, ρ) (DiffPIR, algorithm 1). "ddim" goes
     on with the denoiser's own noise ε̂, as DDNM's DDIM form does (Wang et al. 2023): taken from the moved x̂_0 it would
     carry the correction back into x_s with the opposite sign. "dpmpp_2m" knows x̂_0 alone, and does take it from there.
-    Yields a step per call of the denoiser: x_t is the state it ends in, x0_hat the estimate that led there.
+    Yields a step per call of the denoiser: x_t is the state it ends in, x0_hat the estimate that led there; of a step's
+    several views all but the last stay at its t, with the mean of the estimates so far.
     The last step's x_t and x0_hat are the result, on the device that x_t came from. t_start = 0 yields x_t as it is.
     """
     ts = spacing(schedule, t_start, config.steps, config.spacing)
@@ -294,13 +304,21 @@ def sample(
     previous: tuple[float, Image] | None = None  # DPM-Solver++'s memory: log SNR/2 and x̂_0 one step before
     home = x_t.device
     x_t = x_t.float().to(where.device)
-    for index, (t, s) in enumerate(pairwise(ts)):
+    index = -1
+    for t, s in pairwise(ts):
         a_t, a_s = schedule.alpha_bar[t].item(), schedule.alpha_bar[s].item()
         sigma_t = schedule.sigma(t)
-        with torch.no_grad():
-            place = index % 8 if config.turn else 0
-            seen = symmetry(x_t, place).contiguous(memory_format=where.memory_format)
-            x0_hat = symmetry(denoiser(seen, sigma_t).to(x_t), place, back=True)
+        x0_hat = torch.zeros_like(x_t)
+        for view in range(config.views):
+            index += 1
+            place = index % SYMMETRIES if config.turn else 0
+            with torch.no_grad():
+                seen = symmetry(x_t, place).contiguous(memory_format=where.memory_format)
+                estimate = symmetry(denoiser(seen, sigma_t).to(x_t), place, back=True)
+            x0_hat = x0_hat + (estimate - x0_hat) / (view + 1)
+            if view + 1 < config.views:
+                shown = x0_hat.clamp(-1, 1) if config.clip else x0_hat
+                yield Step(index, t, x_t.to(home), shown.to(home))
         if config.clip:
             x0_hat = x0_hat.clamp(-1, 1)
         eps = (x_t - math.sqrt(a_t) * x0_hat) / math.sqrt(1 - a_t)

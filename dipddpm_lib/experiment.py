@@ -351,7 +351,7 @@ def _(config: SampleConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outco
     data = None if cell.task is None else y
     counted = _Counted(denoiser)
     steps = ddpm.sample(counted, schedule, x_T, cell.T, config, draw, data)
-    run, last, memory = _watched(x_true, config.steps, steps)
+    run, last, memory = _watched(x_true, config.steps * config.views, steps)
     extra = {"training_seconds": training, "t_start": float(cell.T)}
     return _Outcome(
         last.x0_hat, run.trace, torch.cat(run.frames), {"sample": run.seconds}, counted.calls, memory, extra

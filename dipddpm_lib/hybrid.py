@@ -11,7 +11,7 @@ import torch
 
 from . import classical, compute, dip
 from .classical import ClassicalConfig
-from .ddpm import SampleConfig, sample
+from .ddpm import SYMMETRIES, SampleConfig, sample
 from .dip import DIPConfig, Fit
 from .operators import Identity, Inpainting, pseudo_inverse
 from .schedules import NoiseSchedule
@@ -66,15 +66,16 @@ class HybridConfig:
     @property
     def calls(self) -> int:
         """Calls of the denoiser, for a settled configuration; `again` left to the measurement counts as AGAIN."""
-        return self.sample.steps * (1 + (AGAIN if self.again is None else self.again))
+        return self.sample.steps * self.sample.views * (1 + (AGAIN if self.again is None else self.again))
 
 
 def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
     """The configuration with its start, and how often it is handed over, chosen for this measurement.
 
-    Where y is the image under white noise, √ᾱ y is a state of the forward process itself, at σ_t = σ_y: one call of
-    the denoiser gives the posterior mean, and on average neither a fit nor a further step brings it nearer. Where
-    pixels are missing, biharmonic inpainting is as good a start as DIP and much cheaper. Everywhere else it is DIP.
+    Where y is the image under white noise, √ᾱ y is a state of the forward process itself, at σ_t = σ_y: one step of
+    the denoiser gives the posterior mean, and on average neither a fit nor a further step brings it nearer; the mean
+    of eight calls does, one for each of the square's symmetries. Where pixels are missing, biharmonic inpainting is as
+    good a start as DIP and much cheaper. Everywhere else it is DIP.
     A configuration that names its start keeps it; one that gives t_start, or asks for no consistency with y, and
     names none, starts from DIP.
 
@@ -92,7 +93,8 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
         follows = config.consistency and config.t_start is None and not isinstance(measurement.operator, Identity)
         config = replace(config, again=AGAIN if follows else 0)
     if config.start == "measurement" and noisy and config.t_start is None:
-        return replace(config, sample=replace(config.sample, steps=1), rho=1.0, consistency=False)
+        sample = replace(config.sample, steps=1, views=SYMMETRIES if config.sample.turn else 1)
+        return replace(config, sample=sample, rho=1.0, consistency=False)
     return config
 
 

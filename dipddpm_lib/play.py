@@ -280,14 +280,15 @@ def frames(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
 def _total(config: DIPConfig | SampleConfig | HybridConfig) -> int:
     if isinstance(config, HybridConfig):
         return (config.dip.iterations if config.start == "dip" else 1) + config.calls
-    return config.iterations if isinstance(config, DIPConfig) else config.steps
+    return config.iterations if isinstance(config, DIPConfig) else config.steps * config.views
 
 
 def _calls(fit: dip.Fit, choice: Choice, config: HybridConfig) -> int:
     """Of the reverse process from this fit: fewer than asked where fewer places lie between t₀ and 0."""
     schedule = NoiseSchedule.named(choice.schedule, choice.T)
     starts = hybrid.passes(hybrid.choose_t(fit, schedule, config), schedule, config)
-    return sum(max(1, len(spacing(schedule, t, config.sample.steps, config.sample.spacing)) - 1) for t in starts)
+    places = (len(spacing(schedule, t, config.sample.steps, config.sample.spacing)) - 1 for t in starts)
+    return sum(max(1, n * config.sample.views) for n in places)
 
 
 def _steps(choice: Choice, y: Measurement, denoiser: Any, part: str = "") -> Iterator[Step]:

@@ -628,6 +628,8 @@ def _steps(choice: Choice) -> str:
     if choice.method == "DIP+DDPM":
         settled = choice.settled()
         steps, passes = settled.sample.steps, settled.calls // settled.sample.steps
+        if settled.sample.views > 1:
+            return f"{steps}, seen {settled.sample.views} ways"
     return f"{f'{passes} × ' if passes > 1 else ''}{steps}, {choice.spacing}" if steps > 1 else "1"
 
 

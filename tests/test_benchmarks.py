@@ -16,7 +16,7 @@ import papermill
 import pytest
 import torch
 
-from dipddpm_lib import compute, ddpm, dip, experiment, hybrid, images, metrics, operators, priors
+from dipddpm_lib import compute, dip, experiment, hybrid, images, metrics, operators, priors
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
@@ -366,24 +366,6 @@ def test_the_record_of_the_couplings_holds_the_nine_tasks() -> None:
     ways = [tuple(row["after"]) for row in kept["rows"]]
     assert set(ways) == {ways[0]}
     assert all(math.isfinite(psnr) for row in kept["rows"] for psnr in row["after"].values())
-
-
-def test_the_whole_ensemble_treats_all_directions_alike() -> None:
-    x = torch.rand(1, 3, 8, 8, generator=compute.generator(0, "x"))
-    brighter = torch.linspace(0, 1, 8)
-
-    def even(x_t: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        return x_t.clamp(0.2, 0.8)
-
-    def sided(x_t: torch.Tensor, sigma: float | torch.Tensor) -> torch.Tensor:
-        return x_t * brighter
-
-    assert torch.allclose(couplings.whole_ensemble(even)(x, 0.1), even(x, 0.1), atol=1e-6)
-    ensemble = couplings.whole_ensemble(sided)
-    for place in range(8):
-        turned = ddpm.symmetry(ensemble(ddpm.symmetry(x, place), 0.1), place, back=True)
-        assert torch.allclose(turned, ensemble(x, 0.1), atol=1e-6)
-    assert not torch.allclose(ensemble(x, 0.1), sided(x, 0.1))
 
 
 def test_a_fit_that_goes_on_with_a_second_target_comes_nearer_to_it() -> None:

@@ -403,6 +403,26 @@ def test_turning_shows_the_denoiser_one_symmetry_after_the_other_and_turns_its_e
         assert torch.allclose(step.x0_hat, before * ddpm.symmetry(falls, place % 8, back=True), atol=1e-6)
 
 
+def test_a_steps_estimate_is_the_mean_of_its_views_and_each_call_is_a_step() -> None:
+    """Three steps of eight views: the mean over a denoiser's whole orbit, with the running mean on the way there."""
+    schedule, x = NoiseSchedule.cosine(100), noise()
+    falls = torch.linspace(0, 1, x.shape[-1])
+    config = SampleConfig(steps=3, turn=True, views=8, clip=False)
+    steps = run(lambda x_t, sigma: x_t * falls, schedule, x, 100, config)
+    assert [s.index for s in steps] == list(range(24))
+    shares = [ddpm.symmetry(falls.expand(x.shape), place, back=True) for place in range(8)]
+    ts, before = spacing(schedule, 100, 3, "uniform"), x
+    for n, (t, s) in enumerate(pairwise(ts)):
+        of_step = steps[8 * n : 8 * n + 8]
+        assert [step.t for step in of_step] == [t] * 7 + [s]
+        for view, step in enumerate(of_step, 1):
+            assert torch.allclose(step.x0_hat, before * torch.stack(shares[:view]).mean(0), atol=1e-6)
+        assert all(torch.equal(step.x_t, before) for step in of_step[:-1])
+        before = of_step[-1].x_t
+    clipped = run(lambda x_t, sigma: 5 * x_t, schedule, x, 100, replace(config, clip=True))
+    assert max(float(step.x0_hat.abs().max()) for step in clipped) <= 1
+
+
 # ---- what is refused
 
 
@@ -412,6 +432,9 @@ def test_turning_shows_the_denoiser_one_symmetry_after_the_other_and_turns_its_e
     [
         {"steps": 0},
         {"steps": -3},
+        {"turn": True, "views": 0},
+        {"turn": True, "views": 9},
+        {"views": 2},
         {"eta": -0.1},
         {"eta": 1.1},
         {"eta": math.nan},

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dipddpm_lib import classical, compute, dip, hybrid, images, metrics, operators
+from dipddpm_lib import classical, compute, ddpm, dip, hybrid, images, metrics, operators
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.dip import DIPConfig, Fit
@@ -257,13 +257,19 @@ def test_a_known_target_is_no_start() -> None:
     assert hybrid.settle(clean, replace(CONFIG, start="auto")).start == "dip"
 
 
-def test_under_white_noise_the_result_is_one_call_of_the_denoiser() -> None:
+@pytest.mark.parametrize("turn", [False, True])
+def test_under_white_noise_the_result_is_one_step_of_the_denoiser(turn: bool) -> None:
     x, y = _measured("denoise_25")
-    start, last = _run(replace(CONFIG, start="auto"), y)[-2:]
+    asked = replace(CONFIG, start="auto", sample=replace(CONFIG.sample, turn=turn))
+    steps = _run(asked, y)
+    views = 8 if turn else 1
+    assert hybrid.settle(y, asked).calls == views == len(steps) - 2  # the start comes twice
+    start, last = steps[0], steps[-1]
     sigma = SCHEDULE.sigma(SCHEDULE.t_at_sigma(y.sigma_y))
     assert torch.equal(start.x0_hat, operators.pseudo_inverse(y))  # y to one part in 10⁴
-    expected = PRIOR(start.x0_hat / math.sqrt(1 + sigma**2), sigma).clamp(-1, 1)
-    torch.testing.assert_close(last.x0_hat, expected)
+    x_t = start.x0_hat / math.sqrt(1 + sigma**2)
+    seen = [ddpm.symmetry(PRIOR(ddpm.symmetry(x_t, n), sigma), n, back=True) for n in range(views)]
+    torch.testing.assert_close(last.x0_hat, torch.stack(seen).mean(0).clamp(-1, 1))
     assert metrics.psnr(last.x0_hat, x) > metrics.psnr(y.y, x) + 1
 
 
@@ -289,7 +295,7 @@ def test_a_named_start_from_a_noisy_image_is_the_chosen_one() -> None:
     chosen = hybrid.settle(y, replace(CONFIG, start="auto"))
     assert hybrid.settle(y, replace(CONFIG, start="measurement")) == chosen
     assert hybrid.settle(y, chosen) == chosen
-    assert chosen.sample.steps == 1
+    assert (chosen.sample.steps, chosen.sample.views) == (1, 8 if CONFIG.sample.turn else 1)
     by_hand = replace(CONFIG, start="measurement", t_start=20)
     assert hybrid.settle(y, by_hand) == by_hand
 

@@ -170,6 +170,9 @@ def test_the_guard_lets_draws_from_a_generator_of_ones_own_pass(
 def test_an_interval_is_written_with_its_bounds_or_without() -> None:
     assert f"{Interval(1.25, -0.5, 3.0, 4):+.2f}" == "+1.25 [−0.50, +3.00]"
     assert f"{Interval(-1.25, math.nan, math.nan, 1):.1f}" == "−1.2"
+    assert f"{Interval(-0.001, -0.2, 0.001, 4):+.2f}" == "+0.00 [−0.20, +0.00]", "no minus zero"
+    assert f"{Interval(-0.001, -0.2, 0.001, 4):.1%}" == "−0.1% [−20.0%, 0.1%]"
+    assert f"{Interval(-0.5, -0.5, 0.5, 4)}" == "−0.5 [−0.5, 0.5]"
 
 
 def test_an_error_estimate_is_not_taken_below_its_own_uncertainty() -> None:
