@@ -667,14 +667,20 @@ COLUMNS = {
 
 def counted(number: int | float, noun: str) -> str:
     """In words: "1 seed", "3 seeds"."""
-    return f"{number:.0f} {noun}{'s' * (number != 1)}"
+    return f"{number:.0f} {noun}{'s' if number != 1 else ''}"
 
 
-def check_counts(**counts: int) -> None:
-    """Refuse parameters of a notebook that must be whole numbers of 1 or more, before anything is computed."""
+def check_counts(**counts: int | Sequence[int]) -> None:
+    """Refuse, before any computing, parameters that are not whole numbers of 1 or more, or lists of them."""
     for name, value in counts.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole and value >= 1, f"{name}: expected a whole number of 1 or more, got {value!r}")
+        if isinstance(value, list | tuple):
+            require(len(value) >= 1, f"{name}: expected one whole number or more, got none")
+            check_counts(**{f"{name}[{i}]": item for i, item in enumerate(value)})
+            continue
+        require(
+            isinstance(value, int) and not isinstance(value, bool) and value >= 1,
+            f"{name}: expected a whole number of 1 or more, got {value!r}",
+        )
 
 
 class SweepError(RuntimeError):
@@ -795,7 +801,8 @@ def _keep_collection(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> N
 
 def note(name: str, **numbers: float) -> None:
     """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
-    store.write_list(f"{name}.numbers", {"source": store.source_digest(), "numbers": numbers})
+    plain = {key: float(value) for key, value in numbers.items()}  # numpy's are no JSON
+    store.write_list(f"{name}.numbers", {"source": store.source_digest(), "numbers": plain})
 
 
 def _of_this_source(name: str) -> dict[str, Any]:

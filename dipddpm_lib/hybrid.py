@@ -14,7 +14,7 @@ from .classical import ClassicalConfig
 from .ddpm import SYMMETRIES, SampleConfig, sample
 from .dip import DIPConfig, Fit
 from .operators import Identity, Inpainting, pseudo_inverse
-from .schedules import NoiseSchedule
+from .schedules import NoiseSchedule, spacing
 from .types import Denoiser, Image, InputError, Measurement, Step, check_fields, require
 
 HandOff = Literal["calibrated", "renoise"]
@@ -77,7 +77,8 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
     of eight calls does, one for each of the square's symmetries. Where pixels are missing, biharmonic inpainting is as
     good a start as DIP and much cheaper. Everywhere else it is DIP.
     A configuration that names its start keeps it; one that gives t_start, or asks for no consistency with y, and
-    names none, starts from DIP.
+    names none, starts from DIP. What follows from a noisy image as start stands in place of the given rho, kind and
+    number of steps: y carries its noise already.
 
     A few steps leave some of the start's error. The result has less of it than the start, so it is handed over again
     with less noise; not under white noise, where a second pass takes detail away.
@@ -94,7 +95,7 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
         config = replace(config, again=AGAIN if follows else 0)
     if config.start == "measurement" and noisy and config.t_start is None:
         sample = replace(config.sample, steps=1, views=SYMMETRIES if config.sample.turn else 1)
-        return replace(config, sample=sample, rho=1.0, consistency=False)
+        return replace(config, sample=sample, rho=1.0, consistency=False, kind="calibrated")
     return config
 
 
@@ -205,9 +206,10 @@ def reconstruct(
 
     The last step holds the result. Both halves draw from streams of their own, derived from `generator`.
     """
-    if config.t_start is not None:
-        schedule.check_t(config.t_start, "t_start")  # before the fit, not after it
     config = settle(measurement, config)
+    if config.t_start is not None:  # what does not fit the schedule is refused before the fit, not after it
+        schedule.check_t(config.t_start, "t_start")
+    spacing(schedule, schedule.T, config.sample.steps, config.sample.spacing)
     seed = int(torch.randint(2**48, (), generator=generator))
     fit: Fit | None = None
     for fit in begin(measurement, config, compute.generator(seed, "dip")):

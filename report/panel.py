@@ -1,4 +1,4 @@
-"""The README's picture of the panel, after one run of each method in JupyterLab: python report/panel.py."""
+"""The README's pictures of the page and of the panel, after one run of each method: python report/panel.py."""
 
 from __future__ import annotations
 
@@ -121,9 +121,19 @@ def status(panel: Locator, pattern: str) -> str:
     return str(line.inner_text())
 
 
+def _kept(taken: bytes, name: str, border: int) -> None:
+    target = Path(__file__).with_name(name)
+    picture = ImageOps.expand(Image.open(io.BytesIO(taken)).convert("RGB"), border, "white")
+    picture.save(target, quality=80, method=6)
+    print(f"{target.name}: {picture.width} × {picture.height}, {target.stat().st_size / 1000:.0f} kB")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder, lab(Path(folder)) as address, chromium() as browser:
-        page = browser.new_page(viewport={"width": 1380, "height": 1800})
+        page = browser.new_page(viewport={"width": 1380, "height": 1160}, color_scheme="light")
+        page.goto(Path(__file__).with_name("index.html").as_uri())
+        _kept(page.screenshot(), "page.webp", 0)
+        page.set_viewport_size({"width": 1380, "height": 1800})
         panel = open_panel(page, address)
         page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         page.add_style_tag(content=".Toastify { display: none }")  # JupyterLab asks whether it may bring news
@@ -132,11 +142,7 @@ def main() -> None:
             button(panel, "Run").click()
             status(panel, rf"run {number}.*done")
         page.wait_for_timeout(1000)  # the last pictures are on their way
-        taken = panel.screenshot()
-    target = Path(__file__).with_name("panel.webp")
-    picture = ImageOps.expand(Image.open(io.BytesIO(taken)).convert("RGB"), 24, "white")
-    picture.save(target, quality=80, method=6)
-    print(f"{target.name}: {picture.width} × {picture.height}, {target.stat().st_size / 1000:.0f} kB")
+        _kept(panel.screenshot(), "panel.webp", 24)
 
 
 if __name__ == "__main__":

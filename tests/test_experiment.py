@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -133,6 +134,11 @@ def test_the_same_cell_gives_the_same_bits_in_another_store(
     first = run(CELLS[kind]())
     monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "another"))
     assert measured(run(CELLS[kind]())) == measured(first)
+
+
+def test_a_number_with_its_noun_is_plural_unless_it_is_one() -> None:
+    for number, said in ((1, "1 seed"), (np.float64(1), "1 seed"), (0, "0 seeds"), (np.int64(3), "3 seeds")):
+        assert experiment.counted(number, "seed") == said
 
 
 def test_evaluations_count_the_calls_of_the_denoiser() -> None:

@@ -273,6 +273,19 @@ def test_under_white_noise_the_result_is_one_step_of_the_denoiser(turn: bool) ->
     assert metrics.psnr(last.x0_hat, x) > metrics.psnr(y.y, x) + 1
 
 
+def test_a_noisy_image_that_is_its_own_start_gets_no_second_noise() -> None:
+    _, y = _measured("denoise_25")
+    usual, renoised = (_run(replace(CONFIG, start="auto", kind=kind), y)[-1] for kind in ("calibrated", "renoise"))
+    assert torch.equal(usual.x0_hat, renoised.x0_hat)
+
+
+def test_steps_that_do_not_fit_the_schedule_are_refused_before_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, y = _measured("deblur")
+    monkeypatch.setattr(dip, "reconstruct", lambda *_: pytest.fail("DIP was fitted first"))
+    with pytest.raises(InputError, match="steps: expected at most T = 2, got 3"):
+        next(hybrid.reconstruct(y, PRIOR, NoiseSchedule.cosine(2), CONFIG, compute.generator(0, "solve")))
+
+
 def test_a_classical_start_is_the_restorers_image() -> None:
     _, y = _measured("inpaint_50")
     steps = _run(replace(CONFIG, start="auto"), y)
