@@ -55,7 +55,7 @@ class DiffusersDenoiser:
     def timestep(self, sigma: float) -> float:
         """Where on the model's ruler the noise level lies; a whole number at the schedule's own."""
         logs, wanted = self._log_sigmas, math.log(sigma) if sigma > 0 else -math.inf
-        slack = 1e-9
+        slack = 1e-6  # σ may come as float32
         require(
             logs[0].item() - slack <= wanted <= logs[-1].item() + slack,
             f"sigma: expected {math.exp(logs[0]):.3g} … {math.exp(logs[-1]):.3g}, the noise that this model knows, "

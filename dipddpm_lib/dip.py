@@ -225,8 +225,9 @@ def parameters(config: DIPConfig) -> int:
 def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Fitting:
     """min_θ ‖m ⊙ (A f_θ(z) − y)‖², m = 1 where y is fitted (Ulyanov et al. 2018, eq. 2); one `Fit` an iteration.
 
-    The last `Fit` holds the result: the running average at the stop's best moment. Its images are where y is,
-    wherever they were computed.
+    The last `Fit` holds the result, a running average: with EMV that of the stop's best moment, with held-out
+    measurements the last one, unless the fit has collapsed by then. Its images are where y is, wherever they were
+    computed.
     """
     return Fitting(measurement, config, generator)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial, singledispatch
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol, SupportsFloat, TypeVar
 
 import pandas as pd
 import torch
@@ -665,9 +665,20 @@ COLUMNS = {
 """What tables call the columns of `Results.frame`, with units."""
 
 
-def counted(number: int | float, noun: str) -> str:
+def recorded(path: str) -> Any:
+    """What a benchmark wrote: JSON, its path taken from here, or from the project's notebooks where it is not here."""
+    notebooks = Path(__file__).resolve().parents[1] / "notebooks"
+    found = [file for file in (Path(path), notebooks / path) if file.is_file()]
+    require(len(found) > 0, f"record: {path} is no file here, nor seen from {notebooks}; give the path of a record")
+    try:
+        return json.loads(found[0].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"record: expected JSON that a benchmark wrote, {found[0]} holds none ({error})") from error
+
+
+def counted(number: SupportsFloat, noun: str) -> str:
     """In words: "1 seed", "3 seeds"."""
-    return f"{number:.0f} {noun}{'s' if number != 1 else ''}"
+    return f"{float(number):.0f} {noun}{'s' if float(number) != 1 else ''}"
 
 
 def check_counts(**counts: int | Sequence[int]) -> None:

@@ -62,6 +62,8 @@ def patch_swd(
 ) -> float:
     """Sliced Wasserstein distance between the 7 × 7 patches of x and of y, the mean over scales 1, 1/2, 1/4.
 
+    A scale counts where two patches fit side by side: all three from 56 pixels, so smaller sizes do not compare.
+
     Patches are projected on random unit directions, sorted, and compared in L1 (Rabin et al. 2011; on patches,
     Karras et al. 2018, §5). 0 for equal images; the sizes must agree, the numbers of images need not.
     """

@@ -345,7 +345,7 @@ def _holes(size: tuple[int, int], count: int, generator: torch.Generator) -> Ten
 
 
 def _fourier_rows(size: tuple[int, int], factor: int, generator: torch.Generator) -> Tensor:
-    """One row of `factor`: the lowest eighth of those kept at the centre, the rest at random (Lustig et al. 2007)."""
+    """One row of `factor`: the lowest quarter of those kept at the centre, the rest at random (Lustig et al. 2007)."""
     height = size[0]
     kept = max(1, height // factor)
     low = max(1, kept // 4)

@@ -144,6 +144,7 @@ class Panel:
         self._halt = threading.Event()
         self._lock = threading.RLock()  # what is shown changes as a whole
         self._count = 0
+        self._listing = False  # the two lists of what can be compared are changing
         self._shown: _Job | None = None  # whose target and measurement are on the screen
         choice = choice or Choice()
         choice.check()
@@ -332,6 +333,14 @@ class Panel:
             self._receiver = threading.Thread(target=self._take, args=(photograph,), daemon=True)
             self._receiver.start()
 
+    def _named_apart(self, photograph: Photograph) -> Photograph:
+        """Another photograph of the same name, as phones give them, gets a number: "image (2).jpg"."""
+        name, number = Path(photograph.name), 2
+        while (other := self.uploads.get(photograph.path)) is not None and other.content != photograph.content:
+            photograph = replace(photograph, name=f"{name.stem} ({number}){name.suffix}")
+            number += 1
+        return photograph
+
     def _take(self, photograph: Photograph) -> None:
         try:
             height, width = photograph.load().shape[-2:]
@@ -340,6 +349,7 @@ class Panel:
                 self.hint.value = _alert(str(error))
             return
         with self._lock:
+            photograph = self._named_apart(photograph)
             path = photograph.path
             self.uploads[path], self.sizes[path] = photograph, (height, width)
             picture = self.controls["image"]
@@ -419,22 +429,29 @@ class Panel:
         """A thread's whole life. `earlier`, in `state`, is what Run took the place of."""
         if thread is not None:
             thread.join()  # the step that was under way when its run was stopped
+        end, problem = "failed", ""
         try:
             end = self._consume(job, halt)
-            if job.last is not None:
+        except Exception as error:
+            problem = _told(error)
+        try:
+            if job.last is not None:  # the last image of a run that failed is kept, like that of one that was stopped
                 self._conclude(job, halt, end)
         except Exception as error:
-            problem = str(error) if isinstance(error, InputError) else f"failed: {type(error).__name__}: {error}"
-            with self._lock:
-                if self._job is not job:
-                    return
-                if job.last is None:  # nothing came of it: what was there before can still go on
-                    self._job = earlier
-                    self._become(state)
-                    self._tell(state)
-                else:
-                    self._become("failed")
-                self._say(problem)
+            problem = problem or _told(error)
+        if not problem:
+            return
+        with self._lock:
+            if self._job is not job:
+                return
+            if job.last is None:  # nothing came of it: what was there before can still go on
+                self._job = earlier
+                self._become(state)
+                self._tell(state)
+            else:
+                self._become("failed")
+                self._tell("failed")
+            self._say(problem)
 
     def _consume(self, job: _Job, halt: threading.Event) -> str:
         """Frames until the end or a halt; returns how it ended."""
@@ -515,7 +532,7 @@ class Panel:
         total = frame.done if word == "done" else frame.total
         self.bar.max, self.bar.value = total, frame.done
         parts = [f"{name}: {word}", f"{unit} {frame.done} of {total}", f"{job.seconds:.1f} s"]
-        if word != "done":
+        if word not in ("done", "failed"):
             parts.append(f"about {_duration(job.left)} left")
         if frame.t:
             parts.append(f"t = {frame.t}")
@@ -542,14 +559,18 @@ class Panel:
         self.command.value = f'<pre class="dd-command">{_escaped(play.command(last.choice))}</pre>'
         options = [(f"run {run.number}, {run.choice.method}", str(run.number)) for run in reversed(self.runs)]
         still = [("measured", "measured"), *([("target", "target")] if last.target is not None else [])]
-        self.left.options, self.right.options = [*still, *options], [*options, *still]
-        self.left.value, self.right.value = "measured", str(last.number)
+        self._listing = True  # while one side lists what the other does not yet, there is nothing to compare
+        try:
+            self.left.options, self.right.options = [*still, *options], [*options, *still]
+            self.left.value, self.right.value = "measured", str(last.number)
+        finally:
+            self._listing = False
         self._compare()
         self.results.layout.display = None
 
     def _compare(self) -> None:
         """Left of the slider one picture, right of it the other."""
-        if not self.runs or self.left.value is None or self.right.value is None:
+        if self._listing or not self.runs or self.left.value is None or self.right.value is None:
             return
         left, right = (self._picture(side.value) for side in (self.left, self.right))
         if left.shape != right.shape:
@@ -566,6 +587,10 @@ class Panel:
             return still
         (run,) = [run for run in self.runs if str(run.number) == name]
         return play.shrunk(run.picture)
+
+
+def _told(error: Exception) -> str:
+    return str(error) if isinstance(error, InputError) else f"failed: {type(error).__name__}: {error}"
 
 
 def _table(runs: list[Run]) -> str:
@@ -610,7 +635,8 @@ def _table(runs: list[Run]) -> str:
 
 def _measured(choice: Choice) -> tuple[object, ...]:
     """What a choice shows its method: only runs that agree in it can be ranked."""
-    return choice.image, choice.full or choice.size, choice.task, choice.strength, choice.seed
+    strength = 0.0 if choice.task == CLEAN else choice.strength  # nothing reads it there
+    return choice.image, choice.full or choice.size, choice.task, strength, choice.seed
 
 
 def _network(choice: Choice) -> str:

@@ -2,7 +2,7 @@
 
 examples:
   python report/build.py --preset quick                  all of it
-  python report/build.py --only 03_hybrid -p SEED=3      one notebook, the others as they were last run
+  python report/build.py --only 03_hybrid -p seeds=3     one notebook, the others as they were last run
   python report/build.py --render-only --no-pdf          the page alone, from report/executed/
   python report/build.py --render-only --alone 03_hybrid that notebook as a page too, report/alone/03_hybrid.html
 """

@@ -75,6 +75,7 @@ def test_the_ruler_is_the_models_and_continuous_between_its_marks(diffusers: Any
     sigma = denoiser.schedule.sigma
     for t in (1, 2, 500, 1000):
         assert denoiser.timestep(sigma(t)) == t - 1
+        assert denoiser.timestep(float(torch.tensor(sigma(t)))) == t - 1, "as float32 gives it"
     between = math.sqrt(sigma(400) * sigma(401))
     assert denoiser.timestep(between) == pytest.approx(399.5, abs=1e-6)
     for outside in (0.0, sigma(1) / 1.01, sigma(1000) * 1.01):

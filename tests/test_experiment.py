@@ -136,6 +136,17 @@ def test_the_same_cell_gives_the_same_bits_in_another_store(
     assert measured(run(CELLS[kind]())) == measured(first)
 
 
+def test_a_record_is_found_from_wherever_a_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert experiment.recorded("../benchmarks/handoff.json")["size"] == 128
+    (tmp_path / "own.json").write_text('{"size": 7}')
+    assert experiment.recorded("own.json") == {"size": 7}
+    (tmp_path / "torn.json").write_text("{")
+    for path, said in (("torn.json", "expected JSON that a benchmark wrote"), ("none.json", "none.json is no file")):
+        with pytest.raises(InputError, match=said):
+            experiment.recorded(path)
+
+
 def test_a_number_with_its_noun_is_plural_unless_it_is_one() -> None:
     for number, said in ((1, "1 seed"), (np.float64(1), "1 seed"), (0, "0 seeds"), (np.int64(3), "3 seeds")):
         assert experiment.counted(number, "seed") == said

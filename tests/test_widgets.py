@@ -399,6 +399,15 @@ def test_a_name_is_no_markup_anywhere() -> None:
     assert "&lt;img src=x" in it.command.value
 
 
+def test_two_photographs_of_one_name_are_two() -> None:
+    it = Panel(SMALL)
+    for content in (jpeg(40, 40), jpeg(48, 44), jpeg(40, 40)):
+        upload(it, "image.jpg", content)
+    assert list(it.uploads) == ["./image.jpg", "./image (2).jpg"]
+    assert it.sizes["./image (2).jpg"] == (48, 44)
+    assert it.choice().image == "./image.jpg", "the third is the first again"
+
+
 # ---- afterwards
 
 
@@ -428,6 +437,23 @@ def test_only_the_last_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(widgets.KEPT + 3):
         finished(it)
     assert [run.number for run in it.runs] == list(range(4, widgets.KEPT + 4))
+
+
+def test_what_was_compared_may_be_gone_after_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its target where the next photograph has none; its run where only the last ones are kept."""
+    it = Panel(SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(play, "frames", lambda choice, upload=None: iter([frame(1, 1)]))
+        finished(it)
+        it.left.value, it.right.value = "1", "target"
+        patch.setattr(play, "frames", lambda choice, upload=None: iter([replace(frame(1, 1), target=None)]))
+        assert finished(it).state == "done"
+        assert "target" not in dict(it.right.options).values()
+        for _ in range(widgets.KEPT - 2):
+            finished(it)
+        it.left.value, it.right.value = "3", "1"
+        assert finished(it).state == "done"
+        assert (it.left.value, it.right.value) == ("measured", str(widgets.KEPT + 1))
 
 
 def test_the_comparison_is_divided_where_the_slider_stands() -> None:
@@ -543,4 +569,7 @@ def test_a_defect_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
         finished(it)
     assert it.state == "failed"
     assert "failed: ZeroDivisionError: &lt;script&gt;" in it.hint.value
+    assert "failed" in it.status.value
+    assert "left" not in it.status.value, "nothing goes on"
+    assert [(run.word, run.steps) for run in it.runs] == [("failed", 1)], "its last image is kept"
     assert finished(it).state == "done", "the panel is usable again"
