@@ -288,7 +288,8 @@ def _reported_dip(e: Evidence) -> Finding:
     if max(first) < float("inf"):
         soon = sum(first) / len(first)
         verdict: Verdict = "holds" if soon <= 16.64 else "holds under conditions"
-        return verdict, f"here 24.46 dB after {soon:.1f} s; {psnr:.2f} dB in {seconds:.1f} s"
+        said = f"here 24.46 dB after {soon:.1f} s; {psnr:.2f} dB in {seconds:.1f} s"
+        return verdict, f"{said}; the writeup names neither target nor size"
     return "holds under conditions" if psnr >= 24.46 - NEAR_DB else "does not hold", (
         f"here {psnr:.2f} dB in {seconds:.1f} s"
     )

@@ -100,6 +100,7 @@ class Panel:
     levels: Mapping[str, float] = field(default_factory=dict)
     marks: Mapping[str, float] = field(default_factory=dict)
     x_ticks: Sequence[float] = ()
+    y_ticks: Sequence[float] = ()
 
 
 def curves(*panels: Panel, width: float = 9.0, height: float = 3.4, columns: int | None = None) -> Figure:
@@ -159,9 +160,10 @@ def _draw(ax: Any, panel: Panel, legend: bool = True) -> None:
         ax.set_xscale("log")
     if panel.log_y:
         ax.set_yscale("log")
-    if len(panel.x_ticks):
-        ax.set_xticks(list(panel.x_ticks), [f"{t:g}" for t in panel.x_ticks])
-        ax.xaxis.set_minor_locator(mpl.ticker.NullLocator())
+    for axis, ticks in ((ax.xaxis, panel.x_ticks), (ax.yaxis, panel.y_ticks)):
+        if len(ticks):
+            axis.set_ticks(list(ticks), [f"{t:g}" for t in ticks])
+            axis.set_minor_locator(mpl.ticker.NullLocator())
     ax.set_xlabel(panel.x)
     ax.set_ylabel(panel.y)
     ax.set_title(panel.title)

@@ -448,8 +448,9 @@ def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
     section.append(
         E.P(
             "Parameters in bold were given to this run; the others are the notebook's own defaults. Seconds are those "
-            "that computing the notebook's results took, in this run or in the one that stored them, and memory is the "
-            "most that a process held which computed one of them. Each result's own seconds, seed, machine and "
+            "that computing the notebook's results took, in this run or in the one that stored them, each with a "
+            "neighbour where several were computed at once, and memory is the most that a process held which computed "
+            "one of them. Each result's own seconds, seed, machine and "
             "versions are kept in its stored record."
         )
     )
