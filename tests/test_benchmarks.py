@@ -3,6 +3,7 @@
 # ruff: noqa: E402 (benchmarks/ is a folder of scripts, not a package: its path comes before its imports)
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import pickle
@@ -16,7 +17,7 @@ import papermill
 import pytest
 import torch
 
-from dipddpm_lib import compute, dip, experiment, hybrid, images, metrics, operators, priors
+from dipddpm_lib import compute, dip, experiment, hybrid, images, metrics, operators, play, priors
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
@@ -29,6 +30,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import bench
 import couplings
+import from_noise
 import handoff
 import leaves
 import levels
@@ -293,6 +295,41 @@ def test_a_row_of_levels_is_the_released_configuration_at_each(monkeypatch: pyte
         *_, last = steps
         assert kept["after"]["8"] == pytest.approx(metrics.psnr(last.x0_hat, x_true), abs=0.001)
         assert kept["rmse_hat"] == fit.rmse_hat
+
+
+# ---- DDPM from noise
+
+
+def test_a_row_from_noise_runs_every_setting_and_hands_the_usual_result_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(from_noise, "STEPS", (2, 4))
+    monkeypatch.setattr(from_noise, "SIGMAS", (0.2, 0.4))
+    monkeypatch.setattr(play, "FROM_NOISE", replace(play.FROM_NOISE, steps=4))
+    for module in (handoff, from_noise):
+        monkeypatch.setattr(module, "SIZE", 32)
+    noisy, clean = (from_noise.row("coffee", task, 0) for task in ("denoise_50", "inpaint_50"))
+    for row, lams in ((noisy, from_noise.LAMBDAS), (clean, (play.FROM_NOISE.lam,))):
+        asked = itertools.product((2, 4), from_noise.ZETAS, lams)
+        assert [(s["steps"], s["zeta"], s["lam"]) for s in row["after"]] == list(asked)
+        usual = [s["psnr"] for s in row["after"] if (s["steps"], s["zeta"], s["lam"]) == (4, 1.0, play.FROM_NOISE.lam)]
+        assert usual == [row["usual"]], "the same noise, the same result"
+        assert len(set(row["handed over"]) - {row["usual"]}) == 2
+
+
+def test_ddpm_from_noise_takes_what_its_record_prefers() -> None:
+    """λ and ζ of `play.FROM_NOISE`, each run with its best number of steps, as in 07_restoration."""
+    kept = json.loads((BENCHMARKS / "from_noise.json").read_text())
+    ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
+    assert ran == {(image, task, 0) for image in priors.EVALUATION for task in operators.TASKS}
+    noisy = [row for row in kept["rows"] if len({s["lam"] for s in row["after"]}) > 1]
+    assert {row["degradation"] for row in noisy} == {"denoise_25", "denoise_50", "deblur"}
+
+    def mean(rows: list[dict[str, Any]], **setting: float) -> float:
+        """Over runs, each at its best number of steps."""
+        own = [[s["psnr"] for s in row["after"] if setting.items() <= s.items()] for row in rows]
+        return sum(map(max, own)) / len(own)
+
+    assert max(from_noise.LAMBDAS, key=lambda lam: mean(noisy, zeta=1.0, lam=lam)) == play.FROM_NOISE.lam
+    assert max(from_noise.ZETAS, key=lambda zeta: mean(kept["rows"], zeta=zeta)) == play.FROM_NOISE.zeta
 
 
 # ---- a relative
