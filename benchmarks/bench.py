@@ -375,7 +375,8 @@ def hybrid_rows(quick: bool) -> Iterator[Row]:
     yield _against_dip(usual, "DIP+DDPM", 300 if quick else 1000)
     yield _against_dip(restoration, "DIP+DDPM, quick", 300 if quick else 1000)
     yield _against_ddpm(restoration, "B", 50 if quick else 1000)
-    known = replace(HybridConfig.quick(), consistency=False, rho=1.0)
+    # as 03_hybrid has it
+    known = replace(HybridConfig.quick(), consistency=False, rho=2.0, sample=SampleConfig(steps=5))
     training = TrainConfig.single(128, 40 if quick else 600)
     memory = [Cell(picture, 128, 0, known, prior="single", training=training) for picture in pictures]
     yield _against_ddpm(memory, "A", 50 if quick else 1000)

@@ -678,7 +678,8 @@ def recorded(path: str) -> Any:
 
 def counted(number: SupportsFloat, noun: str) -> str:
     """In words: "1 seed", "3 seeds"."""
-    return f"{float(number):.0f} {noun}{'s' if float(number) != 1 else ''}"
+    shown = f"{float(number):.0f}"
+    return f"{shown} {noun}{'s' if shown != '1' else ''}"
 
 
 def check_counts(**counts: int | Sequence[int]) -> None:

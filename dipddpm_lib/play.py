@@ -184,7 +184,7 @@ class Choice:
             kind=hand_off,
             start=cast(Start, self.start),
             t_start=None if self.t_start < 0 else self.t_start,
-            rho=1.0 if clean else usual.rho,
+            rho=2.0 if clean else usual.rho,  # as 03_hybrid
             consistency=not clean,
         )
 

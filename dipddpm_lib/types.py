@@ -211,6 +211,6 @@ class Interval:
 
     def __format__(self, spec: str) -> str:
         """The mean and its bounds, "1.20 [0.90, 1.50]"; the mean alone where there are no bounds."""
-        unsigned_zero = re.sub("^[+ -]?", r"\g<0>z", spec)  # −0.00 is no number (PEP 682)
+        unsigned_zero = re.sub("^(.?[<>=^])?[+ -]?", r"\g<0>z", spec)  # −0.00 is no number (PEP 682)
         parts = [format(value, unsigned_zero).replace("-", "−") for value in (self.mean, self.low, self.high)]
         return parts[0] if math.isnan(self.low) else f"{parts[0]} [{parts[1]}, {parts[2]}]"

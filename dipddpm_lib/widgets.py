@@ -103,6 +103,7 @@ class _Job:
         self.pace = 0.0  # seconds a step, or a tile, lately
         self._begun = 0.0  # seconds when the step that is under way began
         self.agreed = False  # the time that the tiles take was announced
+        self.problem = ""  # what ended it
 
     def advance(self) -> bool:
         """One frame more; False at the end. The clock runs here alone: drawing and pauses do not count."""
@@ -297,7 +298,8 @@ class Panel:
             **dict.fromkeys(("iterations", "depth", "filters"), fits),
             **dict.fromkeys(("schedule", "T"), choice.method != "DIP" and (hybrid or not choice.full)),
             **dict.fromkeys(("steps", "spacing"), choice.method != "DIP" and steps),
-            **dict.fromkeys(("start", "hand_off"), hybrid),
+            "start": hybrid,
+            "hand_off": hybrid and steps,
             "t_start": hybrid and not self.auto.value,
             "size": not choice.full,
             "strength": choice.task != CLEAN,
@@ -433,7 +435,9 @@ class Panel:
         try:
             end = self._consume(job, halt)
         except Exception as error:
-            problem = _told(error)
+            job.problem = _told(error)
+        if job.problem:  # by an earlier thread of the same run, perhaps, whose step failed after Stop
+            end, problem = "failed", job.problem
         try:
             if job.last is not None:  # the last image of a run that failed is kept, like that of one that was stopped
                 self._conclude(job, halt, end)
@@ -661,4 +665,5 @@ def _steps(choice: Choice) -> str:
 
 def _hand_off(choice: Choice) -> str:
     t_start = "by its error" if choice.t_start < 0 else f"= {choice.t_start}"
-    return f"{play.STARTS[choice.settled().start]}, {choice.hand_off}, t₀ {t_start}"
+    settled = choice.settled()
+    return f"{play.STARTS[settled.start]}, {settled.kind}, t₀ {t_start}"

@@ -238,6 +238,7 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
     (claims._half_quality, {}, HOLDS),
     (claims._half_quality, {"timesteps/500/spread": 3.0}, CONDITIONS),
     (claims._half_quality, {"timesteps/500/psnr": 25.02}, FAILS),  # nothing is lost
+    (claims._half_quality, {"timesteps/500/psnr": 24.98}, FAILS),
     (claims._half_quality, {"timesteps/500/psnr": 25.3}, FAILS),
     (claims._half_quality, {"timesteps/500/psnr": 23.0}, FAILS),
     (claims._half_quality, {"timesteps/500/psnr": 27.0}, FAILS),
@@ -457,6 +458,8 @@ def test_the_finding_is_three_sentences_that_follow_the_evidence() -> None:
     assert "is not ahead**: " in behind
     assert "−0.50 dB from DIP" in behind
     assert claims.finding().count("*Not measured yet*") == 3
+    alone = Evidence(evidence().results, {n: v for n, v in evidence().numbers.items() if n != "starts"})
+    assert claims.finding(alone).endswith("classical method in 8."), "it waits for no appendix"
 
 
 def test_what_the_summary_alone_asks_for_is_named_too() -> None:

@@ -148,7 +148,13 @@ def test_a_record_is_found_from_wherever_a_notebook_runs(tmp_path: Path, monkeyp
 
 
 def test_a_number_with_its_noun_is_plural_unless_it_is_one() -> None:
-    for number, said in ((1, "1 seed"), (np.float64(1), "1 seed"), (0, "0 seeds"), (np.int64(3), "3 seeds")):
+    for number, said in (
+        (1, "1 seed"),
+        (np.float64(1), "1 seed"),
+        (0, "0 seeds"),
+        (np.int64(3), "3 seeds"),
+        (1.2, "1 seed"),
+    ):
         assert experiment.counted(number, "seed") == said
 
 

@@ -114,6 +114,12 @@ def test_steps_that_find_no_place_are_not_counted(task: str) -> None:
     assert all(frame.done <= frame.total for frame in seen)
 
 
+def test_every_view_of_the_one_step_under_noise_is_counted() -> None:
+    seen = list(play.frames(replace(SMALL, task="denoise", method="DIP+DDPM")))
+    assert [frame.done for frame in seen] == [1, 1, *range(2, 10)]
+    assert {frame.total for frame in seen} == {9}, "known from the first on"
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"T": 1}, "T counts the steps"),
     ({"t_start": 1001}, "t₀ is a position on the schedule: expected a whole number from 0 to T = 1000, got 1001"),

@@ -173,6 +173,7 @@ def test_an_interval_is_written_with_its_bounds_or_without() -> None:
     assert f"{Interval(-0.001, -0.2, 0.001, 4):+.2f}" == "+0.00 [−0.20, +0.00]", "no minus zero"
     assert f"{Interval(-0.001, -0.2, 0.001, 4):.1%}" == "−0.1% [−20.0%, 0.1%]"
     assert f"{Interval(-0.5, -0.5, 0.5, 4)}" == "−0.5 [−0.5, 0.5]"
+    assert f"{Interval(1.2, -0.0, 3.4, 4):>5.1f}" == "  1.2 [  0.0,   3.4]"
 
 
 def test_an_error_estimate_is_not_taken_below_its_own_uncertainty() -> None:
