@@ -32,7 +32,8 @@ class HybridConfig:
                  "measurement" (A⁺y); "auto" asks the measurement, see `settle`
     t_start:     where the reverse process starts; None chooses it without labels: σ_t = rho · RMSE, with the
                  start's RMSE estimated on held-out measurements
-    rho:         how much wider than the start's own error the denoiser is told the noise is
+    rho:         how much wider than the start's own error the denoiser is told the noise is; where DIP's image is
+                 handed over once because y is the image under noise, half of it, see `settle`
     consistency: move every x̂_0 to agree with the measurement (off for protocol A, where y is the target itself)
     again:       how many times the result is handed over once more, with ever less noise, the last time at half the
                  first σ; None: AGAIN times where t_start follows from the start's error and y is more than the image
@@ -81,7 +82,8 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
     number of steps: y carries its noise already.
 
     A few steps leave some of the start's error. The result has less of it than the start, so it is handed over again
-    with less noise; not under white noise, where a second pass takes detail away.
+    with less noise; not under white noise, where a second pass takes detail away. There the one hand-off starts where
+    the last of three would, at half of ρ: from above, what is too high an estimate of the error lets y's noise back in.
     """
     noisy = isinstance(measurement.operator, Identity) and measurement.sigma_y > 0
     if config.start == "auto":
@@ -91,8 +93,11 @@ def settle(measurement: Measurement, config: HybridConfig) -> HybridConfig:
             start = "measurement" if noisy else "classical" if missing else "dip"
         config = replace(config, start=start)
     if config.again is None:
-        follows = config.consistency and config.t_start is None and not isinstance(measurement.operator, Identity)
-        config = replace(config, again=AGAIN if follows else 0)
+        follows = config.consistency and config.t_start is None
+        once = isinstance(measurement.operator, Identity)
+        config = replace(config, again=AGAIN if follows and not once else 0)
+        if follows and once:
+            config = replace(config, rho=config.rho / 2)
     if config.start == "measurement" and noisy and config.t_start is None:
         sample = replace(config.sample, steps=1, views=SYMMETRIES if config.sample.turn else 1)
         return replace(config, sample=sample, rho=1.0, consistency=False, kind="calibrated")
