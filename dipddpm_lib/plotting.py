@@ -190,7 +190,7 @@ def pictures(items: Mapping[str, Image], columns: int = 5, side: float = 1.9, zo
         above, below = (axes[::2], axes[1::2]) if zoom else (axes, axes)
         for ax, under, (name, image) in zip(above.flat, below.flat, items.items(), strict=False):
             _draw_picture(ax, image)
-            text = "\n".join(textwrap.fill(part, int(13 * side)) for part in name.split("\n"))
+            text = "\n".join(textwrap.fill(part, int(13 * side)) for part in _with_minus(name).split("\n"))
             ax.set_title(text, fontsize=8.5, fontweight="normal", loc="center")
             if window is not None:
                 top, left, edge = window
