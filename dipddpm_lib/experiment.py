@@ -811,7 +811,7 @@ def _keep_collection(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> N
     store.write_list(name, {"source": store.source_digest(), "entries": entries})
 
 
-def note(name: str, **numbers: float) -> None:
+def note(name: str, **numbers: SupportsFloat) -> None:
     """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
     plain = {key: float(value) for key, value in numbers.items()}  # numpy's are no JSON
     store.write_list(f"{name}.numbers", {"source": store.source_digest(), "numbers": plain})

@@ -136,6 +136,27 @@ def test_the_same_cell_gives_the_same_bits_in_another_store(
     assert measured(run(CELLS[kind]())) == measured(first)
 
 
+def test_numbers_of_numpy_are_noted_too() -> None:
+    experiment.note("of_numpy", whole=np.int64(2), part=np.float32(0.5), ours=3)
+    assert experiment.noted("of_numpy") == {"whole": 2.0, "part": 0.5, "ours": 3.0}
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"steps": [1, 0]}, r"steps\[1\]: expected a whole number of 1 or more, got 0"),
+        ({"steps": [2.5]}, r"steps\[0\]: .* got 2.5"),
+        ({"steps": []}, "steps: expected one whole number or more, got none"),
+        ({"steps": True}, "steps: .* got True"),
+    ],
+)
+def test_lists_of_counts_are_checked_item_by_item(counts: dict[str, Any], said: str) -> None:
+    experiment.check_counts(steps=[1, 2], seeds=3)
+    with pytest.raises(InputError, match=said):
+        experiment.check_counts(**counts)
+
+
 def test_a_record_is_found_from_wherever_a_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert experiment.recorded("../benchmarks/handoff.json")["size"] == 128

@@ -418,3 +418,12 @@ def test_no_two_curves_of_a_panel_share_a_colour() -> None:
     assert len(set(colours.values())) == len(names)
     assert colours["DDPM"] == plotting.COLOURS["DDPM"]
     assert colours["DIP+DDPM"] == plotting.COLOURS["DIP+DDPM"]
+
+
+def test_ticks_stand_where_they_are_asked_for_on_both_axes() -> None:
+    x, counts = [0.5, 1.0, 4.0], [1.0, 2.0, 20.0]
+    panel = plotting.Panel({"a": (x, counts)}, "x", "y", log_x=True, log_y=True, x_ticks=x, y_ticks=counts)
+    (axes,) = plotting.curves(panel).axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "1", "4"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["1", "2", "20"]
+    assert not len(axes.yaxis.get_minorticklocs())
