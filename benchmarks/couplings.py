@@ -5,7 +5,6 @@ python benchmarks/couplings.py    # writes couplings.json, which Appendix C show
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIZE, collect, measured
+from handoff import SCHEDULE, SIZE, arguments, collect, measured
 from torch import Tensor
 
-from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, operators, priors
+from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, priors
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import Image, Measurement
 
-HERE = Path(__file__).resolve().parent
 USUAL = replace(HybridConfig(), start="dip")
 PLAIN, TURN = SampleConfig(8), SampleConfig(8, turn=True)
 MORE = 100  # iterations of a fit that goes on with a second target
@@ -106,12 +104,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
-    parser.add_argument("--degradations", default=",".join(operators.TASKS), help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=HERE / "couplings.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, "couplings").parse_args()
     rows = collect("couplings.row", row, Path(__file__), options)
     record = {"size": SIZE, "steps": USUAL.sample.steps, "rho": USUAL.rho, "rows": rows, "machine": compute.machine()}
     options.output.write_text(json.dumps(record))

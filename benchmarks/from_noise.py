@@ -5,21 +5,19 @@ python benchmarks/from_noise.py    # writes from_noise.json, which Appendix C sh
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIZE, collect, measured
+from handoff import SCHEDULE, SIZE, arguments, collect, measured
 
-from dipddpm_lib import compute, ddpm, hybrid, images, metrics, operators, play, priors
+from dipddpm_lib import compute, ddpm, hybrid, images, metrics, play, priors
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import Image
 
-HERE = Path(__file__).resolve().parent
 STEPS = (8, 24, 100)
 ZETAS = (0.3, 1.0)
 LAMBDAS = (0.3, 1.0, 3.0, 7.0)  # where y is noisy; elsewhere it is trusted to its rounding, whatever λ
@@ -40,33 +38,31 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     def psnr(x: Image) -> float:
         return round(metrics.psnr(x, x_true), 3)
 
-    after = [
-        {"steps": steps, "zeta": zeta, "lam": lam, "psnr": psnr(run(x_T, SCHEDULE.T, config))}
+    settings = [
+        replace(play.FROM_NOISE, steps=steps, zeta=zeta, lam=lam)
         for steps in STEPS
         for zeta in ZETAS
         for lam in (LAMBDAS if m.sigma_y > 0 else (play.FROM_NOISE.lam,))
-        for config in [replace(play.FROM_NOISE, steps=steps, zeta=zeta, lam=lam)]
     ]
-    usual = run(x_T, SCHEDULE.T, play.FROM_NOISE)
+    ends = [run(x_T, SCHEDULE.T, config) for config in settings]
+    usual = ends[settings.index(play.FROM_NOISE)]
     ts = [SCHEDULE.t_at_sigma(sigma) for sigma in SIGMAS]
     again = [psnr(run(hybrid.hand_off(usual, SCHEDULE, t), t, HybridConfig().sample)) for t in ts]
     return {
         "image": image,
         "degradation": degradation,
         "seed": seed,
-        "after": after,
+        "after": [
+            {"steps": c.steps, "zeta": c.zeta, "lam": c.lam, "psnr": psnr(end)}
+            for c, end in zip(settings, ends, strict=True)
+        ],
         "usual": psnr(usual),
         "handed over": again,
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
-    parser.add_argument("--degradations", default=",".join(operators.TASKS), help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=HERE / "from_noise.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, "from_noise").parse_args()
     rows = collect("from_noise.row", row, Path(__file__), options)
     record = {"size": SIZE, "sigmas": SIGMAS, "rows": rows, "machine": compute.machine()}
     options.output.write_text(json.dumps(record))

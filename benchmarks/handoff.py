@@ -14,7 +14,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -132,6 +132,18 @@ def _coarse_share(error: Tensor) -> float:
     return float(power[(f[:, None] ** 2 + f[None] ** 2).sqrt() < 0.125].sum() / power.sum())
 
 
+def arguments(
+    description: str | None, record: str, degradations: Iterable[str] = tuple(operators.TASKS), seeds: int = 1
+) -> argparse.ArgumentParser:
+    """What every script that fills a record by image, degradation and seed is asked with."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
+    parser.add_argument("--degradations", default=",".join(degradations), help="separated by commas")
+    parser.add_argument("--seeds", type=int, default=seeds)
+    parser.add_argument("--output", type=Path, default=HERE / f"{record}.json")
+    return parser
+
+
 def collect(
     name: str, work: Callable[..., dict[str, Any]], script: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
@@ -156,12 +168,7 @@ def _kept(work: Callable[..., dict[str, Any]], where: dict[str, Any]) -> tuple[d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
-    parser.add_argument("--degradations", default=",".join(DEGRADATIONS), help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--output", type=Path, default=HERE / "handoff.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, "handoff", DEGRADATIONS, seeds=2).parse_args()
     rows = collect("handoff.row", row, Path(__file__), options)
     machines = sorted({row["machine"] for row in rows})
     record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": machines}

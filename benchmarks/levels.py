@@ -8,18 +8,16 @@ python benchmarks/levels.py    # writes levels.json, which Appendix C shows
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from handoff import SCHEDULE, SIZE, collect, measured
+from handoff import SCHEDULE, SIZE, arguments, collect, measured
 
-from dipddpm_lib import compute, hybrid, images, metrics, operators, priors
+from dipddpm_lib import compute, hybrid, images, metrics, priors
 from dipddpm_lib.hybrid import HybridConfig, Start
 
-HERE = Path(__file__).resolve().parent
 RHOS = (2.0, 2.8, 4.0, 5.6, 8.0, 11.2, 16.0)
 WHITE = 4.0  # from y itself, where σ_t = σ_y by theory, a quarter of each is tried
 
@@ -51,12 +49,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
-    parser.add_argument("--degradations", default=",".join(operators.TASKS), help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=HERE / "levels.json")
-    options = parser.parse_args()
+    options = arguments(__doc__, "levels").parse_args()
     rows = collect("levels.row", row, Path(__file__), options)
     record = {"size": SIZE, "rows": rows, "machine": compute.machine()}
     options.output.write_text(json.dumps(record))

@@ -9,23 +9,21 @@ python benchmarks/relatives.py    # writes relatives.json, which Appendix C show
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SIZE, collect, measured
+from handoff import SIZE, arguments, collect, measured
 
-from dipddpm_lib import compute, experiment, images, metrics, operators, priors
+from dipddpm_lib import compute, experiment, images, metrics
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
 from dipddpm_lib.networks import SkipNetwork, build
 from dipddpm_lib.optimise import Adam
 from dipddpm_lib.types import Image, Measurement
 
-HERE = Path(__file__).resolve().parent
 LEVELS, BETAS = 40, (1e-4, 1e-2)
 DIP = DIPConfig.fast(450)  # as in 07_restoration
 FIT = DIP.iterations * DIP.runs // LEVELS  # iterations at each level
@@ -83,12 +81,8 @@ def tune() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__, "relatives")
     parser.add_argument("--tune", action="store_true", help="look for the rate, and write nothing")
-    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
-    parser.add_argument("--degradations", default=",".join(operators.TASKS), help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--output", type=Path, default=HERE / "relatives.json")
     options = parser.parse_args()
     if options.tune:
         tune()
