@@ -4,7 +4,8 @@ Each row is one image, one degradation and one seed. The nine tasks made the rul
 the other degradations are there to test it. The committed record holds the nine tasks with one seed
 (--degradations with `operators.TASKS`, --seeds 1), and the others for two photographs (--images chelsea,coffee).
 
-Two processes may share the work (`--images`); one more run collects the rows from the store into handoff.json.
+Two processes may share the work (`--images`); one more run collects the rows from the store into handoff.json. With
+--add the rows of the record that are not asked for stay as they are.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SIZE = 128
 SCHEDULE = NoiseSchedule.cosine(1000)
 SIGMAS = (0.15, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0)
 LAMBDAS = (3.0, 7.0, 20.0)  # tried where y is noisy; elsewhere it is trusted to its rounding, whatever λ
+FROM_NOISE = (1.0, *LAMBDAS)  # from noise less of them is better: from_noise.py
 STEPS = 8
 FITS = (60, 200)
 
@@ -117,7 +119,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     out["noise"] = {
         f"{steps}, zeta = 1, λ = {lam:g}": psnr(x_T, 1000, SampleConfig(steps, "quadratic", zeta=1.0, lam=lam))
         for steps in (STEPS, 30, 100)
-        for lam in (LAMBDAS if sigma_y > 0 and steps == 100 else (7.0,))
+        for lam in (FROM_NOISE if sigma_y > 0 and steps == 100 else (7.0,))
     }
     out["noise"] |= {f"{STEPS}, eta = 0, λ = 7": psnr(x_T, 1000, SampleConfig(STEPS))}
     if isinstance(operator, operators.Identity):
@@ -167,9 +169,19 @@ def _kept(work: Callable[..., dict[str, Any]], where: dict[str, Any]) -> tuple[d
     return work(**where), {}
 
 
+def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Both, a later row in the place of an earlier one; by seed and degradation, as `collect` has them."""
+    by_place = {(row["seed"], row["degradation"], row["image"]): row for row in (*before, *rows)}
+    order = list(DEGRADATIONS)
+    return sorted(by_place.values(), key=lambda row: (row["seed"], order.index(row["degradation"])))
+
+
 def main() -> None:
-    options = arguments(__doc__, "handoff", DEGRADATIONS, seeds=2).parse_args()
-    rows = collect("handoff.row", row, Path(__file__), options)
+    parser = arguments(__doc__, "handoff", DEGRADATIONS, seeds=2)
+    parser.add_argument("--add", action="store_true", help="keep the record's rows that are not asked for")
+    options = parser.parse_args()
+    before = json.loads(options.output.read_text())["rows"] if options.add and options.output.exists() else []
+    rows = merged(before, collect("handoff.row", row, Path(__file__), options))
     machines = sorted({row["machine"] for row in rows})
     record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": machines}
     options.output.write_text(json.dumps(record))

@@ -256,6 +256,26 @@ def test_the_appendix_tests_its_rule_where_the_record_has_more(tmp_path: Path) -
     assert "within 0.2 dB of it in 2" in said
 
 
+def test_a_record_that_is_added_to_keeps_the_rows_that_were_not_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fake(image: str, degradation: str, seed: int) -> dict[str, Any]:
+        return {"image": image, "degradation": degradation, "seed": seed, "machine": "new"}
+
+    output = tmp_path / "kept.json"
+    before = [{**fake("coffee", d, 0), "machine": "old"} for d in ("denoise_25", "deblur", "super_x8")]
+    output.write_text(json.dumps({"rows": before}))
+    monkeypatch.setattr(handoff, "row", fake)
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
+    asked = ["--images", "coffee,rocket", "--degradations", "deblur", "--seeds", "1", "--output", str(output)]
+    for more, expected in ((["--add"], [*before[:1], *before[2:]]), ([], [])):
+        monkeypatch.setattr(sys, "argv", ["handoff.py", *asked, *more])
+        handoff.main()
+        rows = json.loads(output.read_text())["rows"]
+        new = [fake(image, "deblur", 0) for image in ("coffee", "rocket")]
+        assert rows == (expected[:1] + new + expected[1:])
+
+
 def test_rho_is_what_the_record_of_levels_prefers() -> None:
     """In the mean over the runs from the start that is chosen, and over those from DIP's image."""
     kept = json.loads((BENCHMARKS / "levels.json").read_text())
