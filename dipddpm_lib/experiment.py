@@ -45,6 +45,7 @@ class Cell:
     task:  one of `operators.TASKS` (protocol B); None gives the clean target itself (protocol A)
     prior: "single" trains on the target (`training`), "bundled" never saw it
     label: what tables call it; the method's name where it is left empty
+    first: DDPM from noise, whose result is handed over in place of the hybrid's own start; `config` gives t_start
     """
 
     image: str
@@ -57,10 +58,11 @@ class Cell:
     schedule: ScheduleName = "cosine"
     T: int = 1000
     label: str = ""
+    first: SampleConfig | None = None
 
     @property
     def method(self) -> str:
-        return METHOD[type(self.config)]
+        return METHOD[type(self.config)] if self.first is None else f"{METHOD[type(self.first)]}+DDPM"
 
     def check(self, among: int = 1) -> None:
         """Everything that can be refused before computing is refused here, as `InputError`.
@@ -84,6 +86,12 @@ class Cell:
             else:
                 crop, side = self.training.crop, min(x_true.shape[-2:])
                 require(crop is None or crop <= side, f"crop: expected at most {side}, the image's side, got {crop}")
+        if self.first is not None:
+            require(
+                isinstance(self.config, HybridConfig) and self.config.t_start is not None,
+                "first: its result has no error estimate; give a HybridConfig with t_start",
+            )
+            replace(self, config=self.first, first=None).check(among)
         if isinstance(self.config, HybridConfig):
             if self.config.t_start is not None:
                 schedule.check_t(self.config.t_start, "t_start")
@@ -369,24 +377,29 @@ def _(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> _Outco
     counted = _Counted(denoiser)
     steps = hybrid.denoise(fit, y, counted, schedule, config, draw)
     watched, last, memory = _watched(x_true, config.calls, steps)
-    trace = start.trace + [(i, s + start.seconds["fit"], p, q) for i, s, p, q in watched.trace]
+    before = start.seconds.get("fit", 0.0), sum(start.seconds.values())
+    trace = start.trace + [(i, s + before[1], p, q) for i, s, p, q in watched.trace]
     psnr, ssim = start.trace[-1][2:]
     extra = {
         "training_seconds": training,
         "t_start": float(t_start),
-        "from_dip": float(config.start == "dip"),
+        "from_dip": float(config.start == "dip" and cell.first is None),
         "fit_psnr": psnr,
         "fit_ssim": ssim,
         "rmse": metrics.rmse_of(psnr),
         **({"rmse_hat": fit.rmse_hat} if fit.rmse_hat is not None else {}),
     }
     frames = torch.cat([start.frames, *watched.frames])
-    seconds = {"fit": start.seconds["fit"], "sample": watched.seconds}
-    return _Outcome(last.x0_hat, trace, frames, seconds, counted.calls, max(memory, start.memory), extra)
+    seconds = {"fit": before[0], "sample": before[1] - before[0] + watched.seconds}
+    calls = start.evaluations + counted.calls
+    return _Outcome(last.x0_hat, trace, frames, seconds, calls, max(memory, start.memory), extra)
 
 
 def _started(config: HybridConfig, cell: Cell, x_true: Image, y: Measurement) -> tuple[_Outcome | Result, dip.Fit]:
     """How the hybrid's first half went, and the image that it hands off; `config` is settled."""
+    if cell.first is not None:
+        first = run(replace(cell, config=cell.first, first=None))
+        return first, dip.Fit(first.evaluations - 1, 0, first.x0_hat, first.x0_hat, None)
     if config.start == "dip":
         # a cell of its own: cells that differ in the second half alone share it, its seconds included
         first = run(Cell(cell.image, cell.size, cell.seed, config.dip, cell.task))
@@ -550,6 +563,8 @@ def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
     """The cell as JSON values; the image by its content, labels left out. Only what the method reads counts."""
     content = asdict(replace(cell, image="", label=""))
     content |= {"digest": images.digest(x_true), "method": cell.method}
+    if cell.first is None:
+        del content["first"]
     if not isinstance(cell.config, SampleConfig | HybridConfig):
         for unread in ("prior", "training", "schedule", "T"):
             content.pop(unread)
@@ -848,6 +863,8 @@ def _cell(entry: Mapping[str, Any]) -> Cell:
     values["config"] = _restored(kinds[entry["config"]], values["config"])
     if values["training"] is not None:
         values["training"] = _restored(TrainConfig, values["training"])
+    if values.get("first") is not None:
+        values["first"] = _restored(SampleConfig, values["first"])
     return Cell(**values)
 
 

@@ -50,6 +50,7 @@ CELLS: dict[str, Callable[[], Cell]] = {
     "DDPM with data": lambda: cell(replace(SAMPLE, eta=1.0), task="denoise_25", T=10),
     "DIP+DDPM": lambda: cell(HYBRID, task="compressive_10"),
     "DIP+DDPM, renoised": lambda: cell(replace(HYBRID, kind="renoise", t_start=2, consistency=False)),
+    "DDPM, handed over": lambda: cell(replace(HYBRID, t_start=300), task="deblur", first=SAMPLE),
     "classical": lambda: cell(ClassicalConfig(), task="super_x4"),
 }
 
@@ -354,6 +355,26 @@ def test_the_hybrid_from_zero_is_dips_image_exactly() -> None:
     assert result.seconds["fit"] == alone.seconds["fit"]
 
 
+def test_a_result_of_ddpm_is_handed_over_as_a_start_is(fits: list[int]) -> None:
+    asked = CELLS["DDPM, handed over"]()
+    result, first = run(asked), run(replace(asked, config=SAMPLE, first=None))
+    y = asked.measurement(asked.x_true())
+    denoiser, _ = experiment.prior_of(asked)
+    given = dip.Fit(0, 0, first.x0_hat, first.x0_hat, None)
+    draw = compute.generator(0, "sample")
+    config = hybrid.settle(y, asked.config)  # type: ignore[arg-type]
+    *_, out = hybrid.denoise(given, y, denoiser, NoiseSchedule.cosine(1000), config, draw)
+    assert torch.equal(out.x0_hat, result.x0_hat)
+    assert asked.method == "DDPM+DDPM"
+    assert result.evaluations == first.evaluations + config.calls
+    assert result.seconds["fit"] == 0.0
+    assert result.seconds["sample"] > first.seconds["sample"]
+    assert result.extra["from_dip"] == 0.0
+    assert result.extra["fit_psnr"] == first.psnr
+    assert [row[0] for row in result.trace] == [0, 1, 2, 2, 3, 4, 5], "one count of steps; the hand-off shows its start"
+    assert fits == [], "no fit"
+
+
 # ---- what makes a cell another cell
 
 
@@ -384,6 +405,7 @@ def test_what_a_method_reads_changes_its_key_and_nothing_else_does() -> None:
         asked = cell(config, task="inpaint_50")
         every = {**changes, **read_by_priors, "prior": "bundled"}
         assert len({key(asked), *(key(replace(asked, **{k: v})) for k, v in every.items())}) == 1 + len(every)
+        assert key(replace(asked, first=SAMPLE)) != key(asked)
         bundled = replace(asked, prior="bundled")
         assert key(replace(bundled, training=None)) == key(bundled), "the bundled prior is named by its weights"
     assert key(cell(DIP)) != key(cell(replace(DIP, jitter=0.01)))
@@ -424,6 +446,9 @@ BAD: dict[str, tuple[Callable[[], Cell], str]] = {
     "a crop that does not fit": (lambda: cell(SAMPLE, training=replace(TRAINING, crop=33)), "crop"),
     "no such prior": (lambda: cell(SAMPLE, prior="Single"), "prior"),
     "a photograph that the priors have seen": (lambda: cell(SAMPLE, image="camera", prior="bundled"), "camera"),
+    "DDPM before DIP": (lambda: cell(DIP, first=SAMPLE), "first: its result has no error estimate"),
+    "DDPM before an open t_start": (lambda: cell(HYBRID, first=SAMPLE), "first: its result has no error estimate"),
+    "DDPM's steps before": (lambda: cell(replace(HYBRID, t_start=5), T=10, first=SampleConfig(steps=11)), "steps"),
     "a hybrid on one": (lambda: cell(HYBRID, image="camera", prior="bundled"), "camera"),
 }
 
