@@ -36,6 +36,7 @@ CHECKPOINT_SECONDS = 60
 TELL_SECONDS = 20  # between two lines of progress
 TRACE_POINTS = 40
 FRAMES = 12
+REPORT = "DIPDDPM_REPORT"  # set where a notebook runs for the report
 
 
 @dataclass(frozen=True)
@@ -823,20 +824,30 @@ def _keep_failure(key: str, content: Any) -> None:
 
 def _keep_collection(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> None:
     entries = [{"key": key, **_plain(cell)} for key, cell in zip(keys, cells, strict=True)]
-    store.write_list(name, {"source": store.source_digest(), "entries": entries})
+    store.write_list(_own(name), {"source": store.source_digest(), "entries": entries})
 
 
 def note(name: str, **numbers: SupportsFloat) -> None:
     """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
     plain = {key: float(value) for key, value in numbers.items()}  # numpy's are no JSON
-    store.write_list(f"{name}.numbers", {"source": store.source_digest(), "numbers": plain})
+    store.write_list(_own(f"{name}.numbers"), {"source": store.source_digest(), "numbers": plain})
+
+
+def _own(name: str) -> str:
+    """A list's name in the store: a notebook that is run by hand takes nothing from the report's verdicts."""
+    return f"report.{name}" if os.environ.get(REPORT) else name
 
 
 def _of_this_source(name: str) -> dict[str, Any]:
-    """A collection, unless the library has changed since: then its numbers are no longer this library's."""
-    kept = store.read_list(name)
-    current = isinstance(kept, dict) and kept.get("source") == store.source_digest()
-    return kept if current else {}
+    """A collection, unless the library has changed since: then its numbers are no longer this library's.
+
+    By hand it is what was kept by hand, or else the report's; in the report it is the report's alone.
+    """
+    for place in dict.fromkeys((_own(name), f"report.{name}")):
+        kept = store.read_list(place)
+        if isinstance(kept, dict) and kept.get("source") == store.source_digest():
+            return kept
+    return {}
 
 
 def noted(name: str) -> dict[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shlex
 import tempfile
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ class Choice:
     seed: int = 0
 
     def explicit(self) -> Choice:
-        """The same with every recommendation written out, so that a later version repeats the run."""
+        """The same with the recommended numbers written out; what follows from the measurement stays "auto"."""
         usual = HybridConfig()
         fit, sample = (usual.dip, usual.sample) if self.method == "DIP+DDPM" else (DIPConfig(), FROM_NOISE)
         return replace(
@@ -120,7 +121,6 @@ class Choice:
         for name, low in (least | {"t_start": -1}).items():
             value = getattr(self, name)
             require(value >= low, f"{name}: expected a whole number of {low} or more, got {value}")
-        schedule = NoiseSchedule.named(self.schedule, self.T)
         it = self.explicit()
         if self.task != CLEAN:
             self._strength.check(self.task, it.strength)
@@ -139,7 +139,8 @@ class Choice:
             f"depth and filters: expected both above 0, or both 0 for the recommended network, "
             f"got {self.depth} and {self.filters}",
         )
-        if self.method != "DIP":
+        if self.method != "DIP" and not (self.method == "DDPM" and self.full):  # these read no schedule
+            schedule = NoiseSchedule.named(self.schedule, self.T)
             spacing(schedule, self.T, it.steps, cast(SpacingKind, it.spacing))
         if self.method == "DIP+DDPM" and self.t_start >= 0:
             schedule.check_t(self.t_start, "t₀")
@@ -348,11 +349,18 @@ def png(array: np.ndarray, **texts: str) -> bytes:
 
 
 def command(choice: Choice) -> str:
-    """The papermill command that repeats this run from the root of the repository."""
-    words = ["papermill", NOTEBOOK, "playground.out.ipynb", "-p", "run", "True"]
-    usual = Choice()
+    """The papermill command that repeats this run from the root of the repository, where `make` keeps papermill too.
+
+    A file of the reader's disk is named from there; an upload keeps its name, for whoever puts it there.
+    """
+    root = Path(__file__).resolve().parents[1]
+    papermill = ".venv/bin/papermill" if (root / ".venv/bin/papermill").is_file() else "papermill"
+    words = [papermill, NOTEBOOK, "playground.out.ipynb", "-p", "run", "True"]
+    usual, written = Choice(), choice.explicit()
+    if not choice.image.startswith("./") and os.path.isfile(choice.image):  # noqa: PTH113 (any text may stand there)
+        written = replace(written, image=os.path.relpath(choice.image, root))
     for field in fields(Choice):
-        value = getattr(choice.explicit(), field.name)
+        value = getattr(written, field.name)
         if value != getattr(usual, field.name):
             # -r keeps text as text: -p would make a number of a name like 1e3
             words += ["-r" if isinstance(value, str) else "-p", field.name, str(value)]

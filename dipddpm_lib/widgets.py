@@ -346,9 +346,9 @@ class Panel:
     def _take(self, photograph: Photograph) -> None:
         try:
             height, width = photograph.load().shape[-2:]
-        except InputError as error:
+        except Exception as error:
             with self._lock:
-                self.hint.value = _alert(str(error))
+                self.hint.value = _alert(_told(error))
             return
         with self._lock:
             photograph = self._named_apart(photograph)
@@ -498,12 +498,15 @@ class Panel:
             pictures = images.to_array(frame.x0_hat), target, play.preview(frame.seen)
             made = Run(job.number, job.choice, end, *pictures, psnr, ssim, job.seconds, frame.done)
         with self._lock:
-            if self._job is not job or (halt.is_set() and self.state != "stopped"):
-                return  # stopped, and something was started since
-            self._show(job, frame, estimate)
+            late = self._job is not job or (halt.is_set() and self.state != "stopped")  # something was started since
+            if not late:
+                self._show(job, frame, estimate)
             if made is not None:
-                self.runs = [*[run for run in self.runs if run.number != job.number][1 - KEPT :], made]
+                others = [run for run in self.runs if run.number != job.number]
+                self.runs = sorted([*others[1 - KEPT :], made], key=lambda run: run.number)
                 self._tabulate()
+            if late:
+                return
             self._tell(end, scored)
             self._become(end)
 
@@ -536,7 +539,7 @@ class Panel:
         total = frame.done if word == "done" else frame.total
         self.bar.max, self.bar.value = total, frame.done
         parts = [f"{name}: {word}", f"{unit} {frame.done} of {total}", f"{job.seconds:.1f} s"]
-        if word not in ("done", "failed"):
+        if word not in ("done", "failed") and job.pace:
             parts.append(f"about {_duration(job.left)} left")
         if frame.t:
             parts.append(f"t = {frame.t}")
@@ -574,9 +577,10 @@ class Panel:
 
     def _compare(self) -> None:
         """Left of the slider one picture, right of it the other."""
-        if self._listing or not self.runs or self.left.value is None or self.right.value is None:
-            return
-        left, right = (self._picture(side.value) for side in (self.left, self.right))
+        with self._lock:  # a run that ends meanwhile changes what there is to compare
+            if self._listing or not self.runs or self.left.value is None or self.right.value is None:
+                return
+            left, right = (self._picture(side.value) for side in (self.left, self.right))
         if left.shape != right.shape:
             left = np.asarray(PIL_Image.fromarray(left).resize(right.shape[1::-1], PIL_Image.Resampling.BICUBIC))
         at = round(self.split.value / 100 * right.shape[1])

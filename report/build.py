@@ -117,7 +117,7 @@ class Progress:
 def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
     """Write the pages, each whole or not at all, and the executed notebooks beside index.html."""
     executed, alone = arguments.output / "executed", choose("--alone", arguments.alone, list(notebooks))
-    if arguments.render_only and not any(executed.glob("*.ipynb")):
+    if arguments.render_only and not any((executed / f"{stem}.ipynb").is_file() for stem in notebooks):
         executed = arguments.output / DOWNLOADS  # a fresh clone has these
     html, warnings = page.render(executed, list(notebooks), arguments.references, DOWNLOADS)
     pages = {f"alone/{stem}.html": page.render_alone(executed, stem, arguments.references) for stem in alone}
@@ -141,12 +141,11 @@ def _write(target: Path, text: str) -> Path:
 
 
 def print_report(index: Path) -> None:
-    """Write report.pdf beside index.html; without a browser say how to get it."""
-    browser = printing.find_browser()
+    """Write report.pdf beside index.html; without a browser say how to get it, and that an older one is older."""
+    browser, target = printing.find_browser(), index.with_name("report.pdf")
     if browser is None:
-        print(NO_BROWSER)
+        print(NO_BROWSER + (f"; {target} is of an earlier run" if target.is_file() else ""))
         return
-    target = index.with_name("report.pdf")
     printing.print_pdf(index, target, browser)
     print(f"{target}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
 

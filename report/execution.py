@@ -30,7 +30,7 @@ from jupyter_client.manager import KernelManager
 from jupyter_core.utils import ensure_event_loop
 from papermill.engines import NBClientEngine, papermill_engines
 
-from dipddpm_lib import compute, store
+from dipddpm_lib import compute, experiment, store
 from errors import BuildError
 
 CELL_TIMEOUT = 4 * 3600  # seconds; a sweep of `make paper` may take one, and papermill's own default is for ever
@@ -144,9 +144,15 @@ def read_assignment(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except NO_YAML:
         raise BuildError(f"parameter {key}: {value[:80]!r} is not YAML", status=2) from None
-    # a path is the caller's; kernels run beside the notebooks
-    named = isinstance(parsed, str) and os.path.isfile(parsed)  # noqa: PTH113 (Path's raises on what is too long for a name)
-    return key, str(Path(parsed).resolve()) if named else parsed
+    return key, _from_notebooks(parsed) if isinstance(parsed, str) else parsed
+
+
+def _from_notebooks(text: str) -> str:
+    """A path, or several with commas between them, is the caller's; kernels run beside the notebooks."""
+    if os.path.isfile(text):  # noqa: PTH113 (Path's raises on what is too long for a name)
+        return str(Path(text).resolve())
+    parts = [part.strip() for part in text.split(",")]
+    return ",".join(map(_from_notebooks, parts)) if len(parts) > 1 else text
 
 
 def plan(
@@ -256,7 +262,7 @@ def _side_by_side(
 
     Where one fails, those that run are finished and no other is started.
     """
-    threads = str(compute.available_cores() // workers)
+    threads = str(min(compute.default().threads, compute.available_cores() // workers))
     # a sweep in a kernel may not start workers of its own
     share = {"DIPDDPM_THREADS": threads, "OMP_NUM_THREADS": threads, "WORKERS": "1"}
     running: set[_Kernel] = set()
@@ -381,11 +387,13 @@ def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str
     descriptor, used = tempfile.mkstemp(prefix="dipddpm-", suffix=".used")
     os.close(descriptor)
     kernel.used = Path(used)
+    # a relative one is meant from here, not from the notebooks
+    places = {"DIPDDPM_STORE": str(store.folder().resolve()), experiment.REPORT: "1"}
     # the level silences the kernel's own remarks at its start and end
     kernel.start_kernel(
         cwd=str(notebook.resolve().parent),
         extra_arguments=["--log-level=CRITICAL", *arguments],
-        env={**os.environ, **compute.default().variables, **(environment or {}), store.USED: used},
+        env={**os.environ, **compute.default().variables, **places, **(environment or {}), store.USED: used},
     )
     return kernel
 

@@ -47,7 +47,7 @@
     current?.link.removeAttribute("aria-current");
     entry.link.setAttribute("aria-current", "true");
     current = entry;
-    const top = entry.link.offsetTop - sidebar.offsetTop;
+    const top = entry.link.getBoundingClientRect().top - sidebar.getBoundingClientRect().top + sidebar.scrollTop;
     if (top < sidebar.scrollTop + 40 || top > sidebar.scrollTop + sidebar.clientHeight - 80) {
       sidebar.scrollTop = top - sidebar.clientHeight / 2;
     }
@@ -92,6 +92,7 @@
     const below = box.bottom + 6 + card.offsetHeight < window.innerHeight;
     card.style.left = `${Math.max(12, left) + window.scrollX}px`;
     card.style.top = `${(below ? box.bottom + 6 : box.top - 6 - card.offsetHeight) + window.scrollY}px`;
+    shown?.removeAttribute("aria-describedby");
     link.setAttribute("aria-describedby", "preview");
     shown = link;
   };

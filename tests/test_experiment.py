@@ -625,6 +625,23 @@ def test_numbers_are_noted() -> None:
     assert len(collected("here")) == 0, "numbers and results of one name do not meet"
 
 
+def test_what_is_run_by_hand_takes_nothing_from_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = [cell(ClassicalConfig(), seed=s, task="inpaint_50") for s in range(3)]
+    monkeypatch.setenv(experiment.REPORT, "1")
+    sweep(asked[:1], name="both")
+    note("both", a=1.0)
+    monkeypatch.delenv(experiment.REPORT)
+    assert [c for c, _ in collected("both")] == asked[:1], "nothing of its own yet: the report's"
+    assert noted("both") == {"a": 1.0}
+    sweep(asked[1:], name="both")
+    note("both", a=2.0)
+    note("mine", a=3.0)
+    assert ([c for c, _ in collected("both")], noted("both")) == (asked[1:], {"a": 2.0})
+    monkeypatch.setenv(experiment.REPORT, "1")
+    assert ([c for c, _ in collected("both")], noted("both")) == (asked[:1], {"a": 1.0})
+    assert noted("mine") == {}, "not in the report"
+
+
 @pytest.mark.parametrize("damage", ["", "[{", '{"a": 1', "\0" * 9])
 def test_a_damaged_collection_is_one_that_is_not_there(root: Path, damage: str) -> None:
     sweep([cell(ClassicalConfig(), task="inpaint_50")], name="kept")

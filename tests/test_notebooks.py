@@ -269,6 +269,8 @@ def test_the_panels_command_repeats_its_run(tmp_path: Path, monkeypatch: pytest.
     """The line that the panel prints, in a shell: the same bits as the run that it was printed for."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    if (ROOT / ".venv").exists():
+        (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     photograph = play.Photograph("it's mine.png", play.png(images.to_array(images.load("rocket", (40, 50)))))
     Path(photograph.path).write_bytes(photograph.content)
     choice = play.Choice(photograph.path, 32, task="denoise", strength=30.0, iterations=8, steps=2, seed=3)
