@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -221,13 +222,7 @@ def interpreters_row(quick: bool) -> Iterator[Row]:
     together = [1e3 * t for t in in_turn({"fast": iterations(fast, 128)}, rounds)["fast"]]
     # a divisor of the networks, so that the interpreters hold them all
     apart = max(n for n in range(1, fast.runs + 1) if fast.runs % n == 0 and n <= where.threads)
-    run = [sys.executable, str(HERE / "bench.py"), "--networks", str(fast.runs // apart), str(rounds)]
-    environment = {**os.environ, "DIPDDPM_THREADS": "1"}
-    started = [subprocess.Popen(run, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(apart)]
-    answers = [process.communicate()[0] for process in started]  # all of them, before any failure is told
-    for process in started:
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, run)
+    answers = at_once(apart, "--networks", str(fast.runs // apart), str(rounds), DIPDDPM_THREADS="1")
     alone = [1e3 * t for answer in answers for t in json.loads(answer)]
     value, low, high = spread([t / median(alone) for t in together])
     yield Row(
@@ -254,7 +249,33 @@ def networks_alone(count: int, rounds: int) -> None:
         for run in runs:
             run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
 
+    work()
+    wait_for_the_others()
     print(json.dumps(in_turn({"alone": work}, rounds)["alone"]))
+
+
+def at_once(count: int, *arguments: str, **environment: str) -> list[str]:
+    """What `count` processes of this script print that measure at the same time: none begins before all are ready."""
+    run = [sys.executable, str(HERE / "bench.py"), *arguments]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    started = [subprocess.Popen(run, env={**os.environ, **environment}, cwd=ROOT, **pipes) for _ in range(count)]
+    for process in started:
+        process.stdout.readline()
+    for process in started:  # the word is given to all before any is waited for
+        with suppress(BrokenPipeError):
+            process.stdin.write("\n")
+            process.stdin.flush()
+    answers = [process.communicate()[0] for process in started]  # all of them, before any failure is told
+    for process in started:
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, run)
+    return answers
+
+
+def wait_for_the_others() -> None:
+    """Say that what is measured can begin, and wait for `at_once` to say so too."""
+    print("ready", flush=True)
+    sys.stdin.readline()
 
 
 KINDS = {
@@ -588,9 +609,7 @@ def scale_rows(quick: bool) -> Iterator[Row]:
                 note="all workers in one process, which they share with the scheduler and the collector",
             )
     for writers, beside in ((1, 0), (2, 0), (1, 1000 if quick else 100_000)):
-        run = [sys.executable, str(HERE / "bench.py"), "--writes", "10" if quick else "100", str(beside)]
-        started = [subprocess.Popen(run, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(writers)]
-        rates = [float(process.communicate()[0]) for process in started]
+        rates = [float(rate) for rate in at_once(writers, "--writes", "10" if quick else "100", str(beside))]
         yield Row(
             f"store: results of {CELL_BYTES / 1e6:.1f} MB written beside {beside} others, {writers} at once",
             f"what 1000 workers end, a cell in {CELL_SECONDS:.0f} s",
@@ -636,6 +655,7 @@ def write_results(count: int, beside: int) -> None:
         for index in range(count):
             store.put(f"{os.getpid()}-{index}", {}, arrays)
 
+    wait_for_the_others()
     print(count / seconds(write))
 
 
@@ -697,6 +717,13 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def keep(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished.write_text(text + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures; within three minutes")
@@ -720,9 +747,22 @@ def main() -> None:
     if arguments.writes:
         write_results(*arguments.writes)
         return
+    record: dict[str, Any] = {"quick": arguments.quick, "machine": compute.machine(), "versions": compute.versions()}
     rows: list[dict[str, Any]] = []
     if arguments.only:
-        rows = [row for row in json.loads(arguments.output.read_text())["rows"] if row["kind"] not in arguments.only]
+        before = json.loads(arguments.output.read_text())
+        other = [name for name in record if before[name] != record[name]]
+        if other:
+            parser.error(f"{arguments.output} has another {' and '.join(other)}: run all rows, or give --output")
+        rows = [row for row in before["rows"] if row["kind"] not in arguments.only]
+    record["profile"] = {
+        name: profile(one_network(config))
+        for name, config in {
+            "published": DIPConfig.published(),
+            "24 to 128 wide": BEFORE,
+            "fast": DIPConfig.fast(),
+        }.items()
+    }
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIPDDPM_STORE"] = folder  # timings are taken, never read
         for make in ROWS:
@@ -730,21 +770,8 @@ def main() -> None:
                 fresh = list(make(arguments.quick))
                 print(table(fresh), flush=True)
                 rows += [{"kind": make.__name__, **asdict(row), "reached": row.reached} for row in fresh]
-    record = {
-        "quick": arguments.quick,
-        "machine": compute.machine(),
-        "versions": compute.versions(),
-        "profile": {
-            name: profile(one_network(config))
-            for name, config in {
-                "published": DIPConfig.published(),
-                "24 to 128 wide": BEFORE,
-                "fast": DIPConfig.fast(),
-            }.items()
-        },
-        "rows": sorted(rows, key=lambda row: kinds.index(row["kind"])),
-    }
-    arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+                record["rows"] = sorted(rows, key=lambda row: kinds.index(row["kind"]))
+                keep(arguments.output, json.dumps(record, indent=1, ensure_ascii=False))  # what follows may fail
 
 
 if __name__ == "__main__":

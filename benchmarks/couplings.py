@@ -5,14 +5,13 @@ python benchmarks/couplings.py    # writes couplings.json, which Appendix C show
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIZE, arguments, collect, measured
+from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
 from torch import Tensor
 
 from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, priors
@@ -105,9 +104,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "couplings").parse_args()
-    rows = collect("couplings.row", row, Path(__file__), options)
-    record = {"size": SIZE, "steps": USUAL.sample.steps, "rho": USUAL.rho, "rows": rows, "machine": compute.machine()}
-    options.output.write_text(json.dumps(record))
+    write(options, collect("couplings.row", row, Path(__file__), options), steps=USUAL.sample.steps, rho=USUAL.rho)
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@ python benchmarks/from_noise.py    # writes from_noise.json, which Appendix C sh
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIZE, arguments, collect, measured
+from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
 
 from dipddpm_lib import compute, ddpm, hybrid, images, metrics, play, priors
 from dipddpm_lib.ddpm import SampleConfig
@@ -63,9 +62,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "from_noise").parse_args()
-    rows = collect("from_noise.row", row, Path(__file__), options)
-    record = {"size": SIZE, "sigmas": SIGMAS, "rows": rows, "machine": compute.machine()}
-    options.output.write_text(json.dumps(record))
+    write(options, collect("from_noise.row", row, Path(__file__), options), sigmas=SIGMAS)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.schedules import NoiseSchedule
-from dipddpm_lib.types import Image, Measurement
+from dipddpm_lib.types import Image, Measurement, require
 
 HERE = Path(__file__).resolve().parent
 SIZE = 128
@@ -97,9 +97,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
         *_, last = ddpm.sample(denoiser, SCHEDULE, x_t, t, config, compute.generator(seed, "sample"), y)
         return round(metrics.psnr(last.x0_hat, x_true), 3)
 
-    here = compute.machine()
     out: dict[str, Any] = {"image": image, "degradation": degradation, "seed": seed, "sigma_y": sigma_y, "starts": {}}
-    out["machine"] = f"{here['processor']}, {here['dtype']}"  # rows may come from several
     for name, start, rmse_hat, seconds in _starts(m, seed):
         error = start.clamp(-1, 1) - x_true if name == "measurement" and sigma_y == 0 else start - x_true
         by_lambda = {}
@@ -143,48 +141,53 @@ def arguments(
     parser.add_argument("--degradations", default=",".join(degradations), help="separated by commas")
     parser.add_argument("--seeds", type=int, default=seeds)
     parser.add_argument("--output", type=Path, default=HERE / f"{record}.json")
+    parser.add_argument("--add", action="store_true", help="keep the record's rows that are not asked for")
     return parser
 
 
 def collect(
     name: str, work: Callable[..., dict[str, Any]], script: Path, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """work(image, degradation, seed) for all that the options ask for; each is kept in the store as it comes."""
+    """work(image, degradation, seed) for all that the options ask for; each is kept in the store as it comes.
+
+    Every row names its machine, since they may come from several. With --add the record's other rows stay in it.
+    """
     rows = []
+    asked = options.degradations.split(",")
+    unknown = [name for name in asked if name not in DEGRADATIONS]
+    require(not unknown, f"degradations: expected some of {', '.join(DEGRADATIONS)}, got {', '.join(unknown)}")
+    require(options.seeds >= 1, f"seeds: expected 1 or more, got {options.seeds}")
     # the store knows the library's source alone
     source = hashlib.sha256(script.read_bytes() + Path(__file__).read_bytes()).hexdigest()
     chosen = options.images.split(",")
     weights = {image: priors.weights_digest(priors.fold_for(images.load(image, SIZE))) for image in chosen}
     for seed in range(options.seeds):
-        for degradation in options.degradations.split(","):
+        for degradation in asked:
             for image in chosen:
                 where = {"image": image, "degradation": degradation, "seed": seed}
                 key = {**where, "weights": weights[image], "script": source}
                 rows.append(store.remember(name, key, partial(_kept, work, where))[0])
                 print(f"{image} {degradation} {seed}", file=sys.stderr, flush=True)
-    return rows
-
-
-def _kept(work: Callable[..., dict[str, Any]], where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    return work(**where), {}
-
-
-def merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Both, a later row in the place of an earlier one; by seed and degradation, as `collect` has them."""
-    by_place = {(row["seed"], row["degradation"], row["image"]): row for row in (*before, *rows)}
+    before = json.loads(options.output.read_text())["rows"] if options.add and options.output.exists() else []
+    by_place = {(row["seed"], row["degradation"], row["image"]): row for row in (*before, *rows)}  # the later counts
     order = list(DEGRADATIONS)
     return sorted(by_place.values(), key=lambda row: (row["seed"], order.index(row["degradation"])))
 
 
-def main() -> None:
-    parser = arguments(__doc__, "handoff", DEGRADATIONS, seeds=2)
-    parser.add_argument("--add", action="store_true", help="keep the record's rows that are not asked for")
-    options = parser.parse_args()
-    before = json.loads(options.output.read_text())["rows"] if options.add and options.output.exists() else []
-    rows = merged(before, collect("handoff.row", row, Path(__file__), options))
+def _kept(work: Callable[..., dict[str, Any]], where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    here = compute.machine()
+    return {**work(**where), "machine": f"{here['processor']}, {here['dtype']}"}, {}
+
+
+def write(options: argparse.Namespace, rows: list[dict[str, Any]], **settings: Any) -> None:
+    """The record: what all rows share, the rows, and their machines."""
     machines = sorted({row["machine"] for row in rows})
-    record = {"size": SIZE, "sigmas": SIGMAS, "steps": STEPS, "rows": rows, "machine": machines}
-    options.output.write_text(json.dumps(record))
+    options.output.write_text(json.dumps({"size": SIZE, **settings, "rows": rows, "machine": machines}))
+
+
+def main() -> None:
+    options = arguments(__doc__, "handoff", DEGRADATIONS, seeds=2).parse_args()
+    write(options, collect("handoff.row", row, Path(__file__), options), sigmas=SIGMAS, steps=STEPS)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ python benchmarks/levels.py    # writes levels.json, which Appendix C shows
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from handoff import SCHEDULE, SIZE, arguments, collect, measured
+from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
 
 from dipddpm_lib import compute, hybrid, images, metrics, priors
 from dipddpm_lib.hybrid import HybridConfig, Start
@@ -50,9 +49,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "levels").parse_args()
-    rows = collect("levels.row", row, Path(__file__), options)
-    record = {"size": SIZE, "rows": rows, "machine": compute.machine()}
-    options.output.write_text(json.dumps(record))
+    write(options, collect("levels.row", row, Path(__file__), options))
 
 
 if __name__ == "__main__":

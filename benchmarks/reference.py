@@ -14,7 +14,7 @@ from pathlib import Path
 from dipddpm_lib import compute, dip, images, metrics
 from dipddpm_lib.experiment import Cell
 
-from bench import TASK, YARDSTICKS  # isort: skip
+from bench import TASK, YARDSTICKS, keep  # isort: skip
 
 RECORD = Path(__file__).resolve().parent / "published.json"
 PICTURES = ("astronaut", "chelsea", "coffee")
@@ -34,7 +34,7 @@ def main() -> None:
                     {"name": name, "image": picture, "seed": seed, "threads": compute.default().threads}
                     | {"psnr": curve(name, picture, seed)}
                 )
-                RECORD.write_text(json.dumps(record) + "\n")
+                keep(RECORD, json.dumps(record))
                 print(f"{name}, {picture}, seed {seed}", file=sys.stderr, flush=True)
 
 

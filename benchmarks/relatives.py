@@ -9,13 +9,12 @@ python benchmarks/relatives.py    # writes relatives.json, which Appendix C show
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SIZE, arguments, collect, measured
+from handoff import SIZE, arguments, collect, measured, write
 
 from dipddpm_lib import compute, experiment, images, metrics
 from dipddpm_lib.dip import DIPConfig
@@ -87,9 +86,7 @@ def main() -> None:
     if options.tune:
         tune()
         return
-    rows = collect("relatives.row", row, Path(__file__), options)
-    record = {"size": SIZE, "levels": LEVELS, "fit": FIT, "rows": rows, "machine": compute.machine()}
-    options.output.write_text(json.dumps(record))
+    write(options, collect("relatives.row", row, Path(__file__), options), levels=LEVELS, fit=FIT)
 
 
 if __name__ == "__main__":

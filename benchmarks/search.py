@@ -21,6 +21,8 @@ from dipddpm_lib import compute, experiment
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.types import require
 
+from bench import keep  # isort: skip
+
 HERE = Path(__file__).resolve().parent
 PHOTOGRAPHS = ("grace_hopper", "motorcycle_left", "ihc")
 SIZE = 96
@@ -154,7 +156,7 @@ def main() -> None:
                 }
             )
         record["machine"] = compute.machine()
-        arguments.output.write_text(json.dumps(record))
+        keep(arguments.output, json.dumps(record))
         print(f"{len(record['fits'])} fits", file=sys.stderr, flush=True)
 
 

@@ -698,6 +698,11 @@ def counted(number: SupportsFloat, noun: str) -> str:
     return f"{shown} {noun}{'s' if shown != '1' else ''}"
 
 
+def beside(decibels: SupportsFloat) -> str:
+    """In words: "0.52 dB above", "0.10 dB below"."""
+    return f"{abs(float(decibels)):.2f} dB {'above' if float(decibels) >= 0 else 'below'}"
+
+
 def check_counts(**counts: int | Sequence[int]) -> None:
     """Refuse, before any computing, parameters that are not whole numbers of 1 or more, or lists of them."""
     for name, value in counts.items():

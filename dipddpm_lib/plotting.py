@@ -238,6 +238,31 @@ def heatmaps(tables: Mapping[str, pd.DataFrame], value: str, fmt: str = ".1f", w
     return fig
 
 
+def leads(tables: Mapping[str, Mapping[str, pd.DataFrame]], x: str, width: float = 10.0) -> Figure:
+    """Differences by row, one panel a rival: every column a dot, their mean a bar, a line at 0.
+
+    tables: rival → series → differences, the same rows (tasks) in all, a column for each thing they vary over
+    """
+    names = list(next(iter(next(iter(tables.values())).values())).index)
+    with mpl.rc_context({**STYLE, "axes.grid.axis": "x"}):
+        fig, axes = _figure(1, len(tables), width, 0.4 * len(names) + 1.4)
+        for ax, (title, series) in zip(axes[0], tables.items(), strict=True):
+            apart = np.linspace(-0.18, 0.18, len(series)) if len(series) > 1 else [0.0]
+            for i, (name, table) in enumerate(series.items()):
+                at = np.arange(len(names)) + apart[i]
+                colour = COLOURS.get(name, CYCLE[i % len(CYCLE)])
+                ax.barh(at, table.mean(axis=1), 0.32, color=colour, alpha=0.45, label=name)
+                for column in table:
+                    ax.plot(table[column], at, MARKERS[i % len(MARKERS)], markersize=3.5, color=colour)
+            ax.axvline(0, color="#444444", linewidth=1.2)
+            ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [""] * len(names))
+            ax.set_ylim(len(names) - 0.5, -0.5)
+            ax.set_xlabel(x)
+            ax.set_title(title)
+        fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return fig
+
+
 def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) -> None:
     """Display a figure: `label` ("fig-…") is its anchor, `caption` states what it shows, `alt` says what is seen."""
     buffer = io.BytesIO()

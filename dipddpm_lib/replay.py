@@ -484,7 +484,7 @@ class HandOff:
 
 
 def untrained_hand_off(
-    target: Image, generator: torch.Generator, start_psnr: float = 24.46, t_start: int = 26, renoise: bool = True
+    target: Image, generator: torch.Generator, start_psnr: float = 24.46, t_start: int = T_START, renoise: bool = True
 ) -> HandOff:
     """What an *untrained* ε-network leaves of a `start_psnr` dB image handed to it at t_start of 1000 linear steps.
 

@@ -72,7 +72,7 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
         chosen = [*chosen, LEDGER]
     defaults = {stem: execution.declared(path) for stem, path in notebooks.items()}
     preset = execution.read_preset(arguments.preset, arguments.notebooks / "presets") if arguments.preset else {}
-    given = dict(execution.read_assignment(text) for text in arguments.given)
+    given = dict(execution.read_assignment(text, arguments.notebooks) for text in arguments.given)
     planned = execution.plan(defaults, chosen, preset, given)
     execution.prepare_environment()
     planned = {stem: planned[stem] for stem in execution.running_order(chosen)}

@@ -135,8 +135,8 @@ def read_preset(name: str, folder: Path) -> dict[str, Parameters]:
     return {str(stem): values or {} for stem, values in content.items()}
 
 
-def read_assignment(text: str) -> tuple[str, Any]:
-    """KEY=VALUE of the command line; the value is YAML."""
+def read_assignment(text: str, notebooks: Path) -> tuple[str, Any]:
+    """KEY=VALUE of the command line; the value is YAML, and a path in it is told from the folder of the notebooks."""
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise BuildError(f"expected -p KEY=VALUE, got {text!r}", status=2)
@@ -144,15 +144,18 @@ def read_assignment(text: str) -> tuple[str, Any]:
         parsed = yaml.safe_load(value)
     except NO_YAML:
         raise BuildError(f"parameter {key}: {value[:80]!r} is not YAML", status=2) from None
-    return key, _from_notebooks(parsed) if isinstance(parsed, str) else parsed
+    return key, _told_from(notebooks, parsed) if isinstance(parsed, str) else parsed
 
 
-def _from_notebooks(text: str) -> str:
-    """A path, or several with commas between them, is the caller's; kernels run beside the notebooks."""
+def _told_from(notebooks: Path, text: str) -> str:
+    """A path, or several with commas between them, as a kernel beside the notebooks finds it.
+
+    Not in full: what a notebook is given stands on the page, and where somebody's files lie is not for its readers.
+    """
     if os.path.isfile(text):  # noqa: PTH113 (Path's raises on what is too long for a name)
-        return str(Path(text).resolve())
+        return os.path.relpath(text, notebooks)
     parts = [part.strip() for part in text.split(",")]
-    return ",".join(map(_from_notebooks, parts)) if len(parts) > 1 else text
+    return ",".join(_told_from(notebooks, part) for part in parts) if len(parts) > 1 else text
 
 
 def plan(

@@ -23,6 +23,7 @@ from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.types import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -260,7 +261,7 @@ def test_a_record_that_is_added_to_keeps_the_rows_that_were_not_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fake(image: str, degradation: str, seed: int) -> dict[str, Any]:
-        return {"image": image, "degradation": degradation, "seed": seed, "machine": "new"}
+        return {"image": image, "degradation": degradation, "seed": seed}
 
     output = tmp_path / "kept.json"
     before = [{**fake("coffee", d, 0), "machine": "old"} for d in ("denoise_25", "deblur", "super_x8")]
@@ -271,9 +272,24 @@ def test_a_record_that_is_added_to_keeps_the_rows_that_were_not_asked_for(
     for more, expected in ((["--add"], [*before[:1], *before[2:]]), ([], [])):
         monkeypatch.setattr(sys, "argv", ["handoff.py", *asked, *more])
         handoff.main()
-        rows = json.loads(output.read_text())["rows"]
-        new = [fake(image, "deblur", 0) for image in ("coffee", "rocket")]
-        assert rows == (expected[:1] + new + expected[1:])
+        record = json.loads(output.read_text())
+        here = f"{compute.machine()['processor']}, {compute.default().dtype}"
+        new = [{**fake(image, "deblur", 0), "machine": here} for image in ("coffee", "rocket")]
+        assert record["rows"] == expected[:1] + new + expected[1:]
+        assert record["machine"] == sorted({here, *(["old"] if expected else [])})
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [(["--seeds", "0"], "seeds: expected 1"), (["--degradations", "deblur,blur"], "got blur")]
+)
+def test_a_mistyped_request_is_refused_before_any_row(
+    asked: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(handoff, "row", lambda **_: pytest.fail("computed"))
+    monkeypatch.setattr(sys, "argv", ["handoff.py", "--output", str(tmp_path / "none.json"), *asked])
+    with pytest.raises(InputError, match=said):
+        handoff.main()
+    assert not list(tmp_path.iterdir())
 
 
 def test_rho_is_what_the_record_of_levels_prefers() -> None:
@@ -292,6 +308,8 @@ def test_rho_is_what_the_record_of_levels_prefers() -> None:
             assert max(after, key=lambda rho: after[rho]) == settled.rho, "from y itself σ is its noise"
         else:
             chosen.append(after)
+        if row["degradation"].startswith("denoise"):  # where half of it is taken
+            continue
         from_dip.append({float(rho): psnr for rho, psnr in row["starts"]["dip"]["after"].items()})
     for curves in (chosen, from_dip):
         means = {rho: sum(curve[rho] for curve in curves) / len(curves) for rho in curves[0]}

@@ -163,6 +163,13 @@ def test_what_cannot_work_is_one_line_before_anything_is_read(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "unread", [{"method": "DIP", "T": 1}, {"method": "DDPM", "full": True, "task": "denoise", "T": 50, "steps": 100}]
+)
+def test_what_a_method_does_not_read_refuses_no_run(unread: dict[str, Any]) -> None:
+    Choice(**unread).check()
+
+
 def test_steps_at_t_start_0_are_not_asked_for() -> None:
     """t₀ = 0 is DIP's own image, with any number of steps."""
     *_, last = play.frames(replace(SMALL, t_start=0))
@@ -281,6 +288,19 @@ def test_the_command_names_parameters_that_exist_and_repeats_the_choice(
         kinds = (int, float) if field.name == "strength" else (type(getattr(Choice(), field.name)),)
         assert type(getattr(again, field.name)) in kinds
     again.check()
+
+
+def test_the_command_names_a_file_from_the_root_of_the_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(play.__file__).resolve().parents[1]
+    (tmp_path / "photo.png").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(play.command(Choice(image="photo.png")))
+    assert (root / words[words.index("image") + 1]).resolve() == tmp_path / "photo.png"
+    for kept in ("./photo.png", "rocket", "x" * 300):  # an upload's name, a bundled photograph, no file
+        words = shlex.split(play.command(Choice(image=kept)))
+        assert words[words.index("image") + 1] == kept
 
 
 def made(choice: Choice = SMALL, psnr: float | None = 20.0) -> Run:

@@ -251,6 +251,23 @@ def test_heatmaps_share_one_scale_and_write_their_numbers() -> None:
     assert (fig.axes[0].get_xlabel(), fig.axes[0].get_ylabel()) == ("steps", "ρ")
 
 
+def test_leads_are_means_as_bars_and_dots_for_what_they_vary_over() -> None:
+    a = pd.DataFrame({"coffee": [1.0, -2.0], "rocket": [3.0, 0.0]}, index=["blur", "holes"])
+    fig = plotting.leads(
+        {"over DIP": {"DIP+DDPM": a, "chosen": a + 1}, "over DDPM": {"DIP+DDPM": -a, "chosen": a}}, "dB"
+    )
+    first, second = fig.axes
+    assert [bar.get_width() for bar in first.patches] == [2.0, -1.0, 3.0, 0.0]
+    dots = [line for line in first.lines if line.get_linestyle() == "None" or line.get_marker() not in ("None", "")]
+    assert sorted(float(x) for line in dots for x in line.get_xdata()) == sorted([1, -2, 3, 0, 2, -1, 4, 1])
+    assert [t.get_text() for t in first.get_yticklabels()] == ["blur", "holes"]
+    assert {t.get_text() for t in second.get_yticklabels()} == {""}, "the rows are named once"
+    assert first.get_ylim() == (1.5, -0.5), "in the order of the rows, from above"
+    assert [ax.get_title(loc="left") for ax in fig.axes] == ["over DIP", "over DDPM"]
+    (legend,) = fig.legends
+    assert [t.get_text() for t in legend.get_texts()] == ["DIP+DDPM", "chosen"]
+
+
 # ---- films
 
 

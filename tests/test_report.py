@@ -671,7 +671,7 @@ def test_a_notebook_that_was_cut_off_is_one_line(text: str, sources: Path, capsy
 
 @pytest.mark.parametrize(("written", "expected"), [("2", 2.0), ("1e-3", 1e-3), ("0.25", 0.25)])
 def test_numbers_fit_a_float(written: str, expected: float) -> None:
-    key, value = execution.read_assignment(f"SIGMA={written}")
+    key, value = execution.read_assignment(f"SIGMA={written}", Path())
     fitted = execution.fitting(key, value, 0.5, "00_first")
     assert fitted == expected
     assert isinstance(fitted, float)
@@ -751,7 +751,20 @@ def test_a_folder_that_cannot_be_written_is_one_line(sources: Path, capsys: pyte
 
 
 def test_a_value_too_long_for_a_files_name_is_a_value() -> None:
-    assert execution.read_assignment("image=" + "x" * 300) == ("image", "x" * 300)
+    assert execution.read_assignment("image=" + "x" * 300, Path()) == ("image", "x" * 300)
+
+
+def test_paths_are_the_callers_one_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jpg", "b.jpg"):
+        Path(name).write_bytes(b"")
+    for given, found in {
+        "a.jpg": "../a.jpg",
+        str(tmp_path / "a.jpg"): "../a.jpg",  # no folder of this machine's stands on the page
+        "a.jpg, coffee,b.jpg": "../a.jpg,coffee,../b.jpg",
+        "coffee, rocket": "coffee,rocket",
+    }.items():
+        assert execution.read_assignment(f"image={given}", tmp_path / "notebooks") == ("image", found)
 
 
 @pytest.mark.parametrize("name", ["executed", "index.html", ".index.html.unfinished", "report.pdf"])
@@ -1057,6 +1070,22 @@ def test_the_page_asks_for_nothing_and_keeps_nobody_out(everything: Path, visit:
         assert seen.violations == [], f"{width} {scheme}"
 
 
+WITHIN = """() => {
+  const side = document.querySelector(".sidebar"), links = side.querySelectorAll("a");
+  side.style.maxHeight = "80px";  // too low for all of its entries
+  side.scrollTop = 0;
+  window.scrollTo({ top: 0, behavior: "instant" });
+  return new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => {
+    document.getElementById(links[links.length - 1].hash.slice(1)).scrollIntoView({ behavior: "instant" });
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+      const box = side.getBoundingClientRect();
+      const link = side.querySelector("[aria-current]").getBoundingClientRect();
+      done(link.top >= box.top - 1 && link.bottom <= box.bottom + 1);
+    }));
+  })));
+}"""
+
+
 @pytest.mark.global_random
 def test_sliders_contents_and_previews_work_by_keyboard(everything: Path, visit: Visit) -> None:
     def use(view: Any) -> dict[str, Any]:
@@ -1082,6 +1111,7 @@ def test_sliders_contents_and_previews_work_by_keyboard(everything: Path, visit:
         for heading in ("sec-b", "sec-c5"):
             view.evaluate(f"document.getElementById('{heading}').scrollIntoView({{behavior: 'instant'}})")
             view.locator(f".sidebar [aria-current][href='#{heading}']").wait_for()
+        found["seen"] = view.evaluate(WITHIN)
         return found
 
     found = visit(everything, 1400, "light", use=use).found
@@ -1091,6 +1121,7 @@ def test_sliders_contents_and_previews_work_by_keyboard(everything: Path, visit:
     assert found["dragged"] == "10"
     assert "Deep Image Prior" in found["citation"]
     assert "(1)" in found["equation"]
+    assert found["seen"], "the list scrolls to where the reader is"
     assert found["closed"]
 
 

@@ -266,6 +266,29 @@ def test_stop_is_said_at_once_even_while_a_step_takes_long(monkeypatch: pytest.M
     assert (run.word, run.steps, run.picture.max()) == ("done", 3, 255)
 
 
+def test_a_stopped_run_is_kept_though_another_starts_before_its_step_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def slow(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
+        yield frame(1, 2)
+        if not inside.is_set():  # the first run's second step takes long
+            inside.set()
+            assert go.wait(LONG)
+        yield frame(2, 2, 0.5)
+
+    monkeypatch.setattr(play, "frames", slow)
+    it = Panel(SMALL)
+    it.run()
+    assert inside.wait(LONG)
+    it.stop()
+    it.run()
+    go.set()
+    it.wait(LONG)
+    assert [(run.number, run.word) for run in it.runs] == [(1, "stopped"), (2, "done")]
+    assert it.state == "done"
+    assert ": done · step 2 of 2" in it.status.value
+
+
 def test_continue_takes_up_the_same_run_and_ends_at_the_same_bits() -> None:
     choice = replace(SMALL, method="DIP+DDPM", iterations=60)
     whole = finished(Panel(choice)).runs[0]
@@ -315,6 +338,23 @@ def test_time_left_is_told_while_it_runs(endless: list[int]) -> None:
     # a million steps of 5 ms or more
     assert re.search(r"about (1|2|3|4|5|6)\d* h \d+ min left", it.status.value), it.status.value
     assert it.bar.max == 10**6
+
+
+def test_no_time_is_told_before_a_step_has_taken_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+
+    def tiles(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
+        yield frame(0, 4)  # inside the first tile
+        assert go.wait(LONG)
+        yield frame(1, 4)
+
+    monkeypatch.setattr(play, "frames", tiles)
+    it = Panel(SMALL)
+    it.run()
+    until(lambda: "0 of 4" in it.status.value)
+    assert "left" not in it.status.value
+    go.set()
+    it.wait(LONG)
 
 
 # ---- a photograph of one's own
@@ -386,6 +426,17 @@ def test_a_bad_upload_is_answered_and_nothing_is_lost(content: bytes) -> None:
     assert "<img" not in it.hint.value
     assert it.controls["image"].value == "coffee"
     assert len(finished(it).runs) == 2
+
+
+def test_an_upload_that_the_machine_cannot_take_is_answered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Photograph, *_: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    it = Panel(SMALL)
+    monkeypatch.setattr(Photograph, "load", full)
+    upload(it, "mine.png", jpeg(40, 40))
+    assert "No space left on device" in it.hint.value
+    assert it.uploads == {}
 
 
 def test_a_name_is_no_markup_anywhere() -> None:
