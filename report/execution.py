@@ -153,7 +153,7 @@ def _told_from(notebooks: Path, text: str) -> str:
     Not in full: what a notebook is given stands on the page, and where somebody's files lie is not for its readers.
     """
     if os.path.isfile(text):  # noqa: PTH113 (Path's raises on what is too long for a name)
-        return os.path.relpath(text, notebooks)
+        return os.path.relpath(Path(text).resolve(), notebooks.resolve())
     parts = [part.strip() for part in text.split(",")]
     return ",".join(_told_from(notebooks, part) for part in parts) if len(parts) > 1 else text
 
