@@ -250,7 +250,7 @@ def leads(tables: Mapping[str, Mapping[str, pd.DataFrame]], x: str, width: float
             apart = np.linspace(-0.18, 0.18, len(series)) if len(series) > 1 else [0.0]
             for i, (name, table) in enumerate(series.items()):
                 at = np.arange(len(names)) + apart[i]
-                colour = COLOURS.get(name, CYCLE[i % len(CYCLE)])
+                colour = COLOURS.get(name, (PURPLE, SKY, YELLOW)[i % 3])  # no method's
                 ax.barh(at, table.mean(axis=1), 0.32, color=colour, alpha=0.45, label=name)
                 for column in table:
                     ax.plot(table[column], at, MARKERS[i % len(MARKERS)], markersize=3.5, color=colour)
@@ -258,7 +258,7 @@ def leads(tables: Mapping[str, Mapping[str, pd.DataFrame]], x: str, width: float
             ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [""] * len(names))
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.set_xlabel(x)
-            ax.set_title(title)
+            ax.set_title(textwrap.fill(title, int(7.5 * width / len(tables))))
         fig.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return fig
 
