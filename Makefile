@@ -70,7 +70,7 @@ lab: $(STAMP) ## JupyterLab at notebooks/, on this machine only [LAB_ARGS="--no-
 check: $(STAMP) audit ## lint, format, types, that notebooks carry no outputs, and known faults of the pinned versions
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy dipddpm_lib report/build.py $(addprefix benchmarks/,bench.py faults.py handoff.py couplings.py leaves.py from_noise.py levels.py relatives.py train_priors.py)
+	$(BIN)/mypy dipddpm_lib $(addprefix report/,build.py hero.py panel.py) $(filter-out benchmarks/fuzz.py,$(wildcard benchmarks/*.py))
 	$(if $(NOTEBOOKS),$(BIN)/nbstripout --verify --keep-id $(NOTEBOOKS))
 
 # one package first: a mirror of the index, or no network, has no answer about it, and then about none

@@ -260,8 +260,10 @@ def at_once(count: int, *arguments: str, **environment: str) -> list[str]:
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     started = [subprocess.Popen(run, env={**os.environ, **environment}, cwd=ROOT, **pipes) for _ in range(count)]
     for process in started:
+        assert process.stdout is not None
         process.stdout.readline()
     for process in started:  # the word is given to all before any is waited for
+        assert process.stdin is not None
         with suppress(BrokenPipeError):
             process.stdin.write("\n")
             process.stdin.flush()

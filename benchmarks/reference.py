@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from dipddpm_lib import compute, dip, images, metrics
 from dipddpm_lib.experiment import Cell
@@ -23,7 +24,9 @@ PATIENCE = 350
 
 
 def main() -> None:
-    record = json.loads(RECORD.read_text()) if RECORD.exists() else {"task": TASK, "size": 128, "fits": []}
+    record: dict[str, Any] = {"task": TASK, "size": 128, "fits": []}
+    if RECORD.exists():
+        record = json.loads(RECORD.read_text())
     done = {(fit["name"], fit["image"], fit["seed"]) for fit in record["fits"]}
     for seed in SEEDS:
         for name in YARDSTICKS:

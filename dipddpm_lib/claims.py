@@ -668,10 +668,12 @@ def _finding_known(e: Evidence) -> str:
 
 def _finding_restoration(e: Evidence) -> str:
     speed, n, classical = (e.number("restoration", k) for k in ("speed", "tasks", "above_classical"))
-    leads = {
-        name: Interval(*(e.number("restoration", f"over_{name.lower()}{k}") for k in ("", "_low", "_high")), 0)
-        for name in ("DDPM", "DIP")
-    }
+
+    def over(rival: str) -> Interval:
+        mean, low, high = (e.number("restoration", f"over_{rival}{end}") for end in ("", "_low", "_high"))
+        return Interval(mean, low, high, 0)
+
+    leads = {"DDPM": over("ddpm"), "DIP": over("dip")}
     # without a spread the mean decides
     sure = {name: i.mean > TIE_DB and not i.low <= 0 for name, i in leads.items()}
     verdict = {

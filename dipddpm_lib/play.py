@@ -142,13 +142,13 @@ class Choice:
         if self.method != "DIP" and not (self.method == "DDPM" and self.full):  # these read no schedule
             schedule = NoiseSchedule.named(self.schedule, self.T)
             spacing(schedule, self.T, it.steps, cast(SpacingKind, it.spacing))
-        if self.method == "DIP+DDPM" and self.t_start >= 0:
-            schedule.check_t(self.t_start, "t₀")
-            require(
-                self.t_start == 0 or it.steps <= self.t_start,
-                f"steps: {it.steps} of them do not fit between t₀ = {self.t_start} and 0; "
-                f"take {self.t_start} or fewer, or a larger t₀",
-            )
+            if self.method == "DIP+DDPM" and self.t_start >= 0:
+                schedule.check_t(self.t_start, "t₀")
+                require(
+                    self.t_start == 0 or it.steps <= self.t_start,
+                    f"steps: {it.steps} of them do not fit between t₀ = {self.t_start} and 0; "
+                    f"take {self.t_start} or fewer, or a larger t₀",
+                )
         if self.method == "DIP+DDPM":
             self._check_start()
         if not self.full:  # a tile is small
