@@ -683,7 +683,7 @@ def _finding_restoration(e: Evidence) -> str:
         (False, False): "is not surely ahead",
     }[sure["DDPM"], sure["DIP"]]
     behind = n > min(e.number("restoration", k) for k in ("above_ddpm", "above_dip"))
-    verdict += ", on average and not everywhere" if any(sure.values()) and behind else ""
+    verdict += ", on average and not everywhere" if all(sure.values()) and behind else ""
     chosen, level, fits = (
         e.number("restoration", k) for k in ("chosen_over_ddpm", "chosen_above_classical", "chosen_dip")
     )

@@ -269,7 +269,7 @@ def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) 
     with mpl.rc_context(STYLE):
         if raster:
             fig.savefig(
-                buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 82}, bbox_inches="tight", pad_inches=0.05
+                buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 76}, bbox_inches="tight", pad_inches=0.05
             )
         else:
             fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
