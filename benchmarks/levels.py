@@ -3,7 +3,9 @@
 Each row is one image, one task and one seed, from DIP and from the start that `hybrid.settle` chooses where that is
 another. handoff.py asks the same of a single hand-off and of all starts; here it is asked of what users get.
 
-python benchmarks/levels.py    # writes levels.json, which Appendix C shows; the two tasks of noise were asked with --seeds 3 --add
+python benchmarks/levels.py    # writes levels.json, which Appendix C shows
+
+The two tasks of noise have three seeds in it: --degradations denoise_25,denoise_50 --seeds 3 --add.
 """
 
 from __future__ import annotations
