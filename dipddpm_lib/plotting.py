@@ -238,10 +238,16 @@ def heatmaps(tables: Mapping[str, pd.DataFrame], value: str, fmt: str = ".1f", w
     return fig
 
 
-def leads(tables: Mapping[str, Mapping[str, pd.DataFrame]], x: str, width: float = 10.0) -> Figure:
+def leads(
+    tables: Mapping[str, Mapping[str, pd.DataFrame]],
+    x: str,
+    width: float = 10.0,
+    within: tuple[float, float] | None = None,
+) -> Figure:
     """Differences by row, one panel a rival: every column a dot, their mean a bar, a line at 0.
 
     tables: rival → series → differences, the same rows (tasks) in all, a column for each thing they vary over
+    within: the ends of the axes; a mean beyond them is written at the end
     """
     names = list(next(iter(next(iter(tables.values())).values())).index)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x"}):
@@ -252,9 +258,15 @@ def leads(tables: Mapping[str, Mapping[str, pd.DataFrame]], x: str, width: float
                 at = np.arange(len(names)) + apart[i]
                 colour = COLOURS.get(name, (PURPLE, SKY, YELLOW)[i % 3])  # no method's
                 ax.barh(at, table.mean(axis=1), 0.32, color=colour, alpha=0.45, label=name)
+                for mean, y in zip(table.mean(axis=1), at, strict=True):
+                    if within and not within[0] <= mean <= within[1]:
+                        side, end = ("left", within[0]) if mean < within[0] else ("right", within[1])
+                        ax.annotate(f"{mean:+.1f}".replace("-", "−"), (end, y), ha=side, va="center", fontsize=8)
                 for column in table:
                     ax.plot(table[column], at, MARKERS[i % len(MARKERS)], markersize=3.5, color=colour)
             ax.axvline(0, color="#444444", linewidth=1.2)
+            if within:
+                ax.set_xlim(*within)
             ax.set_yticks(range(len(names)), names if ax is axes[0][0] else [""] * len(names))
             ax.set_ylim(len(names) - 0.5, -0.5)
             ax.set_xlabel(x)

@@ -264,6 +264,9 @@ def test_leads_are_means_as_bars_and_dots_for_what_they_vary_over() -> None:
     assert {t.get_text() for t in second.get_yticklabels()} == {""}, "the rows are named once"
     assert first.get_ylim() == (1.5, -0.5), "in the order of the rows, from above"
     assert [ax.get_title(loc="left") for ax in fig.axes] == ["over DIP", "over DDPM"]
+    cut = plotting.leads({"over DIP": {"DIP+DDPM": a * 4}}, "dB", within=(-3.0, 9.0)).axes[0]
+    assert cut.get_xlim() == (-3.0, 9.0)
+    assert [t.get_text() for t in cut.texts] == ["−4.0"], "a mean beyond the axis is written"
     (legend,) = fig.legends
     assert [t.get_text() for t in legend.get_texts()] == ["DIP+DDPM", "chosen"]
 
