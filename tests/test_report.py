@@ -8,6 +8,7 @@ reader, or an author with a mistake in a notebook, would notice.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import io
 import itertools
@@ -852,10 +853,13 @@ def test_one_kernel_runs_one_waits_and_none_stays_behind(sources: Path) -> None:
     assert not kernels_left(), "a kernel that waited outlived the run"
 
 
+@pytest.mark.parametrize(("asked", "each"), [(5, 2), (1, 1)])
 def test_notebooks_run_side_by_side_on_their_share_of_the_cores(
-    sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    asked: int, each: int, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two wait for each other, so they must run at once; the conclusion starts when both have ended."""
+    here = dataclasses.replace(execution.compute.default(), threads=asked)
+    monkeypatch.setattr(execution.compute, "default", lambda: here)
     monkeypatch.setattr(execution.compute, "available_cores", lambda: 5)
     wait = """import os, pathlib, time
 here, other = pathlib.Path("{0}"), pathlib.Path("{1}")
@@ -876,7 +880,8 @@ print([os.environ[name] for name in ("DIPDDPM_THREADS", "OMP_NUM_THREADS", "WORK
     assert re.fullmatch(r"08_conclusion +\d+\.\d s", lines[2])
     text = words((sources.parent / "out" / "index.html").read_text(encoding="utf-8"))
     decided = execution.compute.default().dtype
-    assert text.count(f"['2', '2', '1', '{decided}']") == 2, "5 cores among 2 notebooks, one number type for all"
+    said = f"['{each}', '{each}', '1', '{decided}']"
+    assert text.count(said) == 2, "5 cores among 2 notebooks, no more threads than were asked for, one number type"
     assert "['00_first.ipynb', '01_second.ipynb']" in text
 
 
