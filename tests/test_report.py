@@ -858,8 +858,8 @@ def test_notebooks_run_side_by_side_on_their_share_of_the_cores(
     asked: int, each: int, sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two wait for each other, so they must run at once; the conclusion starts when both have ended."""
-    here = dataclasses.replace(execution.compute.default(), threads=asked)
-    monkeypatch.setattr(execution.compute, "default", lambda: here)
+    computes = dataclasses.replace(execution.compute.default(), threads=asked)
+    monkeypatch.setattr(execution.compute, "default", lambda: computes)
     monkeypatch.setattr(execution.compute, "available_cores", lambda: 5)
     wait = """import os, pathlib, time
 here, other = pathlib.Path("{0}"), pathlib.Path("{1}")
