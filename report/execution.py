@@ -155,7 +155,8 @@ def _told_from(notebooks: Path, text: str) -> str:
     if os.path.isfile(text):  # noqa: PTH113 (Path's raises on what is too long for a name)
         return os.path.relpath(Path(text).resolve(), notebooks.resolve())
     parts = [part.strip() for part in text.split(",")]
-    return ",".join(_told_from(notebooks, part) for part in parts) if len(parts) > 1 else text
+    told = [_told_from(notebooks, part) for part in parts] if len(parts) > 1 else parts
+    return ",".join(told) if told != parts else text  # where no part is a file it is a text like any other
 
 
 def plan(

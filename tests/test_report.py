@@ -763,7 +763,7 @@ def test_paths_are_the_callers_one_or_several(tmp_path: Path, monkeypatch: pytes
         "a.jpg": "../a.jpg",
         str(tmp_path / "a.jpg"): "../a.jpg",  # no folder of this machine's stands on the page
         "a.jpg, coffee,b.jpg": "../a.jpg,coffee,../b.jpg",
-        "coffee, rocket": "coffee,rocket",
+        "coffee, rocket": "coffee, rocket",
     }.items():
         assert execution.read_assignment(f"image={given}", tmp_path / "notebooks") == ("image", found)
 
