@@ -688,6 +688,7 @@ def _finding_restoration(e: Evidence) -> str:
         e.number("restoration", k) for k in ("chosen_over_ddpm", "chosen_above_classical", "chosen_dip")
     )
     handed = e.number("restoration", "over_handed")
+    share = "Part of the lead is the second pass's and not DIP's: the" if handed < leads["DDPM"].mean else "The"
     images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
     basis = f"{counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}"
     try:
@@ -701,9 +702,8 @@ def _finding_restoration(e: Evidence) -> str:
     return (
         f"**Where only a measurement is seen, the hybrid {verdict}**: over {n:.0f} tasks ({basis}) its lead over DDPM, "
         f"each run of which has its best number of steps, is {_db(leads['DDPM'])} at {speed:.1f}× the speed, and over "
-        f"DIP {_db(leads['DIP'])}; in {n - classical:.0f} of them a classical method is at least as good. Part of the "
-        f"lead is the second pass's and not DIP's: the same pass after DDPM's own result leaves the hybrid "
-        f"{beside(handed)} that. With the start chosen by the kind of task, DIP in {fits:.0f} of {n:.0f}, it is "
+        f"DIP {_db(leads['DIP'])}; in {n - classical:.0f} of them a classical method is at least as good. {share} "
+        f"same pass after DDPM's own result leaves the hybrid {beside(handed)} that. With the start chosen by the kind of task, DIP in {fits:.0f} of {n:.0f}, it is "
         f"{beside(chosen)} DDPM and no worse than the classical method in {level:.0f}.{cause}"
     )
 

@@ -468,6 +468,8 @@ def test_the_finding_is_three_sentences_that_follow_the_evidence() -> None:
         in restored
     )
     assert "in 0 of them a classical" in restored
+    assert "Part of the lead is the second pass's" in restored
+    assert "good. The same pass after" in claims.finding(evidence({"restoration.over_handed": 2.5}))
     assert "after DDPM's own result leaves the hybrid 0.31 dB below that. With" in restored
     assert "chosen by the kind of task, DIP in 4 of 9, it is 2.50 dB above DDPM and no worse than the" in restored
     assert "classical method in 8. After one hand-off DIP's image is clearly ahead" in restored
