@@ -703,8 +703,9 @@ def _finding_restoration(e: Evidence) -> str:
         f"**Where only a measurement is seen, the hybrid {verdict}**: over {n:.0f} tasks ({basis}) its lead over DDPM, "
         f"each run of which has its best number of steps, is {_db(leads['DDPM'])} at {speed:.1f}× the speed, and over "
         f"DIP {_db(leads['DIP'])}; in {n - classical:.0f} of them a classical method is at least as good. {share} "
-        f"same pass after DDPM's own result leaves the hybrid {beside(handed)} that. With the start chosen by the kind of task, DIP in {fits:.0f} of {n:.0f}, it is "
-        f"{beside(chosen)} DDPM and no worse than the classical method in {level:.0f}.{cause}"
+        f"same pass after DDPM's own result leaves the hybrid {beside(handed)} that. With the start chosen by the kind "
+        f"of task, DIP in {fits:.0f} of {n:.0f}, it is {beside(chosen)} DDPM and no worse than the classical method in "
+        f"{level:.0f}.{cause}"
     )
 
 
