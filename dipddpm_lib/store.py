@@ -20,13 +20,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -229,13 +231,20 @@ def remember(
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `work()` returned for these parameters: read from the store, or computed now and kept.
 
-    The `Checkpoint` that work may have left under this key goes once the result is there.
+    The `Checkpoint` that work may have left under this key goes once the result is there. Of several processes that ask
+    for the same one computes, and the others wait for it.
     InputError, before any computing, where the store cannot be written.
     """
     name = key(function, parameters)
     if (found := serve(name)) is not None:
         return found
     _check_room()
+    with _by_one(name):
+        # another process may have ended it while this one waited
+        return found if (found := serve(name)) is not None else _computed(name, work)
+
+
+def _computed(name: str, work: Callable[[], tuple[Mapping[str, Any], Mapping[str, Tensor]]]) -> Any:
     outside, _work.served = getattr(_work, "served", None), {}
     before, _work.seconds = getattr(_work, "seconds", 0.0), 0.0
     begun = time.perf_counter()
@@ -252,6 +261,22 @@ def remember(
     if (kept := serve(name)) is not None:
         return kept
     return json.loads(json.dumps(dict(record))), {k: v.detach().cpu() for k, v in arrays.items()}
+
+
+@contextmanager
+def _by_one(name: str) -> Iterator[None]:
+    """Whoever computes this result; another that asks for it meanwhile waits. A process that dies lets go of it."""
+    try:
+        lock = FileLock(place_of("unfinished") / f"{name}.lock", fallback_to_soft=False)
+        lock.acquire()
+    except OSError:  # another user's, or a file system without locks: both compute, and the first answer is kept
+        yield
+        return
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)  # who waits sees that it is gone, and makes one of its own
+        lock.release()
 
 
 COSTS = "costs"
@@ -384,7 +409,7 @@ def _quarantine(path: Path, error: Exception, seen: os.stat_result | None = None
 
 def _collect_stale(root: Path) -> None:
     """Remove what killed writers left and checkpoints of abandoned work, once they are too old to be anybody's."""
-    left_by_killed = ("unfinished/tmp-*", "collections/tmp-*")
+    left_by_killed = ("unfinished/tmp-*", "unfinished/*.lock", "collections/tmp-*")
     ages = {**dict.fromkeys(left_by_killed, STALE_SECONDS), "unfinished/*.checkpoint": ABANDONED_SECONDS}
     for pattern, oldest in ages.items():
         if (root / pattern).parent.is_symlink():

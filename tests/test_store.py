@@ -264,7 +264,7 @@ def test_a_failure_is_not_remembered(root: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         store.remember("f", {}, fails)
-    assert not root.exists() or not list(root.iterdir())
+    assert files(root) == [], "neither a result nor a lock"
     assert store.remember("f", {}, lambda: ({"a": 1}, {}))[0] == {"a": 1}
 
 
@@ -546,7 +546,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(root: Path, monkeypatch: pyt
 
 def test_scratch_folders_are_collected_by_age(root: Path) -> None:
     now = time.time()
-    ages = {"tmp-old": store.STALE_SECONDS + 60, "tmp-young": store.STALE_SECONDS - 60, "tmp-new": 0}
+    old, young = store.STALE_SECONDS + 60, store.STALE_SECONDS - 60
+    ages = {"tmp-old": old, "tmp-young": young, "tmp-new": 0, "old.lock": old, "young.lock": young}
     for name, age in ages.items():
         left = root / "unfinished" / name
         left.mkdir(parents=True)
@@ -556,7 +557,7 @@ def test_scratch_folders_are_collected_by_age(root: Path) -> None:
     os.utime(root / "old-result", (0, 0))
     store.put("k", RECORD, {})
     assert sorted(p.name for p in root.iterdir()) == ["k", "old-result", "unfinished"]
-    assert sorted(p.name for p in (root / "unfinished").iterdir()) == ["tmp-new", "tmp-young"]
+    assert sorted(p.name for p in (root / "unfinished").iterdir()) == ["tmp-new", "tmp-young", "young.lock"]
 
 
 @pytest.mark.parametrize("name", ["unfinished", "collections"])
@@ -599,6 +600,61 @@ def test_who_loses_a_race_answers_with_what_is_kept(root: Path) -> None:
         return {"by": "this one"}, {}
 
     assert store.remember("f", {}, work)[0] == {"by": "the other"}
+
+
+ASKS = """
+import json, os, sys, time
+from pathlib import Path
+from dipddpm_lib import store
+
+def work():
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    time.sleep(float(sys.argv[2]))
+    return {"by": os.getpid()}, {}
+
+print(json.dumps(store.remember("f", {}, work)[0]["by"]))
+"""
+
+
+def asks(begun: Path, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "ignore", "-c", ASKS, str(begun), str(seconds)]
+    root = Path(dipddpm_lib.__file__).parents[1]
+    return subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(begun: Path) -> None:
+    limit = time.monotonic() + 60
+    while not list(begun.iterdir()):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+def test_of_two_processes_that_ask_for_a_result_one_computes(root: Path, tmp_path: Path) -> None:
+    (begun := tmp_path / "begun").mkdir()
+    with asks(begun, 1.0) as process:
+        wait_for(begun)
+        found = store.remember("f", {}, lambda: pytest.fail("both compute"))
+        assert process.stdout is not None
+        assert found[0] == {"by": json.loads(process.stdout.read())}
+    assert not list(root.glob("unfinished/*")), "nothing is left behind"
+
+
+def test_who_waits_for_a_process_that_is_killed_goes_on(tmp_path: Path) -> None:
+    (begun := tmp_path / "begun").mkdir()
+    with asks(begun, 60.0) as process:
+        wait_for(begun)
+        threading.Timer(0.5, process.kill).start()
+        start = time.monotonic()
+        assert store.remember("f", {}, lambda: ({"by": "this one"}, {}))[0] == {"by": "this one"}
+        assert 0.3 < time.monotonic() - start < 30
+
+
+def test_where_there_are_no_locks_both_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSYS, "this file system has no flock")
+
+    monkeypatch.setattr(store.FileLock, "acquire", refuses)
+    assert store.remember("f", {}, lambda: ({"n": 1}, {}))[0] == {"n": 1}
 
 
 @pytest.mark.parametrize("forged", ["[]", '"x"', "null", '{"costs": "abc"}', '{"costs": {"k": 3}}'])
