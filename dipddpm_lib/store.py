@@ -238,7 +238,7 @@ def remember(
     name = key(function, parameters)
     if (found := serve(name)) is not None:
         return found
-    _check_room()
+    check_room()
     with _by_one(name):
         # another process may have ended it while this one waited
         return found if (found := serve(name)) is not None else _computed(name, work)
@@ -374,8 +374,8 @@ def read_list(name: str) -> Any:
     return _Kept("collections", f"{name}.json", LARGEST["record.json"]).read(json.loads)
 
 
-def _check_room() -> None:
-    """Refuse a folder that cannot be written, and a disk that is full, before hours of work and not after them."""
+def check_room() -> None:
+    """InputError for a folder that cannot be written, and a disk that is full: before hours of work, not after them."""
     try:
         root = folder()
         root.mkdir(parents=True, exist_ok=True)

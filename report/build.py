@@ -22,6 +22,7 @@ import nbformat
 import execution
 import page
 import printing
+from dipddpm_lib import store
 from dipddpm_lib.types import InputError
 from errors import BuildError
 
@@ -74,6 +75,7 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     preset = execution.read_preset(arguments.preset, arguments.notebooks / "presets") if arguments.preset else {}
     given = dict(execution.read_assignment(text, arguments.notebooks) for text in arguments.given)
     planned = execution.plan(defaults, chosen, preset, given)
+    store.check_room()
     execution.prepare_environment()
     planned = {stem: planned[stem] for stem in execution.running_order(chosen)}
     record = {"preset": arguments.preset or "none", "commit": execution.commit(HERE.parent)}

@@ -388,7 +388,8 @@ def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str
     number type are not those of the other.
     """
     kernel = _Kernel(kernel_name="python3")  # jupyter_client starts this one with sys.executable
-    descriptor, used = tempfile.mkstemp(prefix="dipddpm-", suffix=".used")
+    # among what the store collects by age, in case this process is killed
+    descriptor, used = tempfile.mkstemp(prefix="tmp-", suffix=".used", dir=store.place_of("unfinished"))
     os.close(descriptor)
     kernel.used = Path(used)
     # a relative one is meant from here, not from the notebooks

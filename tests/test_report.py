@@ -655,6 +655,21 @@ def test_a_wrong_choice_of_the_environment_is_one_line_too(
         execution.compute.default()
 
 
+def test_a_store_that_cannot_be_written_starts_no_kernel(
+    sources: Path,
+    no_kernel: list[tuple[str, dict[str, object]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (taken := sources / "taken").touch()
+    monkeypatch.setenv("DIPDDPM_STORE", str(taken))
+    assert run_build(sources, "--no-pdf") == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith(f"error: store: cannot write to {taken} (File exists); free space there, or set DIPDDPM_")
+    assert printed.count("\n") == 1
+    assert no_kernel == []
+
+
 @pytest.mark.parametrize("text", ["", "{", '{"cells": 3}', "[]"])
 def test_a_notebook_that_was_cut_off_is_one_line(text: str, sources: Path, capsys: pytest.CaptureFixture[str]) -> None:
     executed = sources.parent / "out" / "executed"
@@ -846,6 +861,8 @@ def test_one_kernel_runs_one_waits_and_none_stays_behind(sources: Path) -> None:
         with closing(execution._kernels(paths)) as kernels:
             for kernel in itertools.islice(kernels, taken):
                 assert kernel.is_alive()
+                assert kernel.used is not None
+                assert kernel.used.match("unfinished/tmp-*.used"), "the store collects what a killed build left"
                 assert not any(earlier.is_alive() for earlier in seen)
                 seen.append(kernel)
         assert len(seen) == taken
