@@ -35,6 +35,7 @@ import from_noise
 import handoff
 import leaves
 import levels
+import longer
 import reference
 import relatives
 import search
@@ -351,6 +352,19 @@ def test_a_row_from_noise_runs_every_setting_and_hands_the_usual_result_over(mon
         usual = [s["psnr"] for s in row["after"] if (s["steps"], s["zeta"], s["lam"]) == (4, 1.0, play.FROM_NOISE.lam)]
         assert usual == [row["usual"]], "the same noise, the same result"
         assert len(set(row["handed over"]) - {row["usual"]}) == 2
+
+
+def test_a_row_of_longer_fits_is_what_each_limit_comes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path))
+    monkeypatch.setattr(longer, "SIZE", 32)
+    monkeypatch.setattr(longer, "LIMITS", (8, 24))
+    row = longer.row("coffee", "inpaint_50", 0)
+    assert list(row) == ["image", "degradation", "seed", "DIP, 8", "DIP, 24", "DIP+DDPM"]
+    cell = Cell("coffee", 32, 0, DIPConfig.fast(24), "inpaint_50")
+    alone = experiment.run(cell)
+    assert row["DIP, 24"]["psnr"] == round(alone.psnr, 3)
+    assert row["DIP, 8"]["iterations"] == 8
+    assert row["DIP, 24"]["psnr"] > row["DIP, 8"]["psnr"]
 
 
 def test_ddpm_from_noise_takes_what_its_record_prefers() -> None:
