@@ -30,7 +30,7 @@ from PIL import Image as PIL_Image
 from scipy.ndimage import uniform_filter
 from torch import Tensor
 
-from . import compute, images
+from . import compute, images, metrics
 from .types import Image, Interval, require
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in grey
@@ -84,7 +84,7 @@ class Panel:
     """One pair of axes. series: name → (x, y) or (x, y, low, high); a dict keeps the legend's order.
 
     lines: drawn without markers, because they are sampled densely
-    points: drawn without lines, with the diagonal y = x: an estimate against its truth
+    points: drawn without lines on axes of one scale, with the diagonal y = x: an estimate against its truth
     levels: name → y of a dashed horizontal line
     marks: name → x of a dotted vertical line
     """
@@ -132,7 +132,9 @@ def _draw(ax: Any, panel: Panel, legend: bool = True) -> None:
             ax.fill_between(x, values[2], values[3], color=colour, alpha=0.15, linewidth=0)
     if panel.points:
         middle = float(np.mean([np.mean(values[0]) for values in panel.series.values()]))
-        ax.axline((middle, middle), slope=1, linestyle=(0, (5, 3)), color="#777777", linewidth=1.2)
+        other = 2 * middle or 1.0  # a slope says nothing on logarithmic axes
+        ax.axline((middle, middle), (other, other), linestyle=(0, (5, 3)), color="#777777", linewidth=1.2)
+        ax.set_aspect("equal", adjustable="datalim")
     for i, (name, level) in enumerate(panel.levels.items()):
         ax.axhline(level, linestyle=(0, (5, 3)), color=COLOURS.get(name, "#777777"), linewidth=1.2)
         side = "left" if i % 2 == 0 else "right"
@@ -168,7 +170,9 @@ def _draw(ax: Any, panel: Panel, legend: bool = True) -> None:
     ax.set_ylabel(panel.y)
     ax.set_title(panel.title)
     if legend and len(panel.series) > 1:
-        ax.legend()
+        ax.legend(
+            **({"loc": "center left", "bbox_to_anchor": (1.02, 0.5)} if panel.points else {})
+        )  # points lie anywhere
 
 
 def pictures(items: Mapping[str, Image], columns: int = 5, side: float = 1.9, zoom: Collection[str] = ()) -> Figure:
@@ -304,8 +308,10 @@ def _display_figure(label: str, kind: str, body: str, caption: str) -> None:
     display(HTML(f'<figure id="{escape(label)}" class="{kind}">{body}<figcaption>{said}</figcaption></figure>'))
 
 
-def film(frames: Tensor, label: str, caption: str, alt: str, side: int = 256, most: int = 12) -> None:
-    """Frames (k, 3, h, w) uint8 under a slider, at most `most` of them.
+def film(
+    frames: Tensor, label: str, caption: str, alt: str, target: Image | None = None, side: int = 256, most: int = 12
+) -> None:
+    """Frames (k, 3, h, w) uint8 under a slider, at most `most` of them, with their PSNR where the target is given.
 
     The last is shown first; paper gets a strip.
     """
@@ -317,6 +323,8 @@ def film(frames: Tensor, label: str, caption: str, alt: str, side: int = 256, mo
         picture.resize((side, side), PIL_Image.Resampling.NEAREST).save(buffer, "WEBP", quality=85)
         hidden = "" if i == len(chosen) else " hidden"
         name = f"frame {i} of {len(chosen)}"
+        if target is not None:
+            name += f", {metrics.psnr(frames[index : index + 1] / 127.5 - 1, target):.1f} dB"
         img = _img(buffer.getvalue(), "image/webp", f"{alt}, {name}")
         shown.append(f'<div class="frame"{hidden}>{img}<span>{name}</span></div>')
     _display_figure(

@@ -299,6 +299,14 @@ def test_a_film_shows_its_last_frame(count: int, page: Callable[[], html.HtmlEle
     assert greys == sorted(greys)
 
 
+def test_a_films_frames_are_scored_where_the_target_is_known(page: Callable[[], html.HtmlElement]) -> None:
+    frames = torch.stack([torch.full((3, 16, 16), grey, dtype=torch.uint8) for grey in (0, 102)])
+    film(frames, "fig-film", "It clears.", "an image", torch.zeros(1, 3, 16, 16))
+    # grey 102 is −0.2 of a range of 2: a tenth of it, 20 dB
+    shown = [e.findtext("span") for e in page().iter("div") if e.get("class") == "frame"]
+    assert shown == ["frame 1 of 2, 6.0 dB", "frame 2 of 2, 20.0 dB"]
+
+
 # ---- comparisons
 
 
