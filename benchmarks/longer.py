@@ -24,9 +24,10 @@ LIMITS = (450, 1500)  # the first as in 07_restoration
 
 def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     """What each limit comes to, and the hybrid."""
-    methods = {f"DIP, {limit}": DIPConfig.fast(limit) for limit in LIMITS}
+    methods: dict[str, DIPConfig | HybridConfig] = {f"DIP, {limit}": DIPConfig.fast(limit) for limit in LIMITS}
+    methods["DIP+DDPM"] = replace(HybridConfig(), start="dip")
     out: dict[str, Any] = {"image": image, "degradation": degradation, "seed": seed}
-    for name, config in {**methods, "DIP+DDPM": replace(HybridConfig(), start="dip")}.items():
+    for name, config in methods.items():
         result = experiment.run(Cell(image, SIZE, seed, config, degradation))
         out[name] = {
             "psnr": round(result.psnr, 3),
