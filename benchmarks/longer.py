@@ -1,7 +1,7 @@
 """DIP alone, when it may fit for longer: PSNR, iterations and seconds by the most iterations that it may take.
 
-`07_restoration` gives DIP a limit, which it often comes to before its own stop; this asks what the limit costs it. The
-hybrid from DIP's short fit stands beside.
+`07_restoration` gives DIP a limit, which it may come to before its own stop; this asks what a limit costs. The hybrid
+from DIP's short fit stands beside.
 
 python benchmarks/longer.py    # writes longer.json, which Appendix C shows
 """
@@ -19,7 +19,7 @@ from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 
-LIMITS = (450, 1500)  # the first as in 07_restoration
+LIMITS = (450, 1500)  # the first as on the committed page, the second as in `make paper`
 
 
 def row(image: str, degradation: str, seed: int) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from dipddpm_lib.optimise import Adam
 from dipddpm_lib.types import Image, Measurement
 
 LEVELS, BETAS = 40, (1e-4, 1e-2)
-DIP = DIPConfig.fast(450)  # as in 07_restoration
+DIP = DIPConfig.fast(450)  # the limit that longer.py begins with
 FIT = DIP.iterations * DIP.runs // LEVELS  # iterations at each level
 LR = 0.003  # of 0.001, 0.003, 0.01 and 0.03 the best on photographs that are not scored here (--tune)
 
