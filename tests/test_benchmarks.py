@@ -16,6 +16,7 @@ from typing import Any
 import papermill
 import pytest
 import torch
+import yaml
 
 from dipddpm_lib import compute, dip, experiment, hybrid, images, metrics, operators, play, priors
 from dipddpm_lib.classical import ClassicalConfig
@@ -365,6 +366,21 @@ def test_a_row_of_longer_fits_is_what_each_limit_comes_to(tmp_path: Path, monkey
     assert row["DIP, 24"]["psnr"] == round(alone.psnr, 3)
     assert row["DIP, 8"]["iterations"] == 8
     assert row["DIP, 24"]["psnr"] > row["DIP, 8"]["psnr"]
+
+
+def test_the_record_of_longer_fits_holds_the_nine_tasks_and_what_the_paper_run_takes() -> None:
+    kept = json.loads((BENCHMARKS / "longer.json").read_text())
+    ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
+    assert ran == {(image, task, 0) for image in priors.EVALUATION for task in operators.TASKS}
+    assert tuple(kept["limits"]) == longer.LIMITS
+    for row in kept["rows"]:
+        few, many = (row[f"DIP, {limit}"] for limit in longer.LIMITS)
+        assert few["iterations"] <= longer.LIMITS[0]
+        assert many["iterations"] <= longer.LIMITS[1]
+        if few["iterations"] < longer.LIMITS[0]:
+            assert few["psnr"] == many["psnr"], "a fit that stopped by itself knows nothing of its limit"
+    paper = yaml.safe_load((ROOT / "notebooks" / "presets" / "paper.yaml").read_text())
+    assert paper["07_restoration"]["iterations"] == longer.LIMITS[1]
 
 
 def test_ddpm_from_noise_takes_what_its_record_prefers() -> None:
