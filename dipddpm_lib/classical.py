@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import images
 from .operators import Blur, Compressive, Downsampling, Fourier, Identity, Inpainting, pseudo_inverse
-from .types import Image, LinearOperator, Measurement, Step, check_fields, require
+from .types import Image, InputError, LinearOperator, Measurement, Step, check_fields, require
 
 
 @dataclass(frozen=True)
@@ -81,16 +81,26 @@ METHODS: dict[type[LinearOperator], tuple[str, Callable[[Measurement, ClassicalC
 }
 
 
+def _method(operator: LinearOperator) -> tuple[str, Callable[[Measurement, ClassicalConfig], Image]]:
+    """The restorer for an operator of one of these classes, or of one derived from them."""
+    known = next((kind for kind in type(operator).__mro__ if kind in METHODS), None)
+    if known is None:
+        names = ", ".join(kind.__name__ for kind in METHODS)
+        raise InputError(
+            f"classical: no restorer for {type(operator).__name__}; expected one of {names}, or derived from one"
+        )
+    return METHODS[known]
+
+
 def name_for(operator: LinearOperator) -> str:
     """What the restorer for this operator is called."""
-    return METHODS[type(operator)][0]
+    return _method(operator)[0]
 
 
 def reconstruct(measurement: Measurement, config: ClassicalConfig) -> Iterator[Step]:
     """One step: the restorer's image, clipped to [-1, 1]."""
-    operator = measurement.operator
-    require(type(operator) in METHODS, f"classical: no restorer for {type(operator).__name__}")
-    x0_hat = METHODS[type(operator)][1](measurement, config).clamp(-1, 1)
+    measurement.check_single("classical")
+    x0_hat = _method(measurement.operator)[1](measurement, config).clamp(-1, 1)
     yield Step(0, 0, x0_hat, x0_hat)
 
 
@@ -105,6 +115,8 @@ def held_out_rmse(measurement: Measurement, config: ClassicalConfig, share: floa
         f"held_out_rmse: expected an Inpainting, got {type(operator).__name__}, whose entries are no pixels",
     )
     held = operator.held_out(y, share, generator)
+    seen = int(operator.support.sum())
+    require(seen > 1, f"held_out: expected two seen pixels or more, one of them to hold out, got {seen}")
     fewer = Inpainting(operator.support & ~held.to(operator.support.device))
     (step,) = reconstruct(Measurement(fewer.A(y), fewer, measurement.sigma_y), config)
     error = (step.x0_hat.to(y) - y)[..., held]

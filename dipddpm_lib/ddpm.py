@@ -18,7 +18,7 @@ from . import compute
 from .networks import DenoisingUNet, build
 from .optimise import Adam
 from .schedules import NoiseSchedule, SpacingKind, spacing
-from .types import Denoiser, Image, Measurement, Step, check_fields, require
+from .types import Denoiser, Image, Measurement, Step, check_fields, check_generator, check_image, require
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,11 @@ def train(
     v-prediction (Salimans and Ho 2022), noise levels of the continuous cosine schedule, stratified over the batch,
     min-SNR weighting min(SNR, γ)/(SNR + 1) (Hang et al. 2023), Adam with a cosine decay, averaged weights.
     """
+    require(not isinstance(images, Tensor), "train: expected a list of images (1, 3, h, w), got one tensor")
     require(len(images) > 0, "train: expected at least one image, got none")
+    for n, image in enumerate(images):
+        check_image(f"train: images[{n}]", image)
+    check_generator(generator)
     sides = [min(image.shape[-2:]) for image in images]
     require(
         config.crop is None or min(sides) >= config.crop,

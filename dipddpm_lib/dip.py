@@ -16,7 +16,7 @@ from . import compute
 from .compute import Compute
 from .networks import DeepDecoder, SkipNetwork, Upsampling, build, parameter_count
 from .optimise import Adam
-from .types import Image, Measurement, Step, check_fields, check_type, require
+from .types import Image, Measurement, Step, check_fields, check_generator, check_type, require
 
 
 @dataclass(frozen=True)
@@ -236,6 +236,8 @@ class Fitting(Iterator[Fit]):
     """A fit under way, one `Fit` at a time; see `reconstruct`."""
 
     def __init__(self, measurement: Measurement, config: DIPConfig, generator: torch.Generator):
+        measurement.check_single("dip")
+        check_generator(generator)
         where = compute.default().float32() if config.float32 else compute.default()
         operator, y = measurement.operator, measurement.y.to(where.device)
         self.config, self.measurement, self.operator, self.y = config, measurement, operator, y
@@ -252,7 +254,7 @@ class Fitting(Iterator[Fit]):
         require(bool(fitted.any()), f"held_out: {config.held_out} leaves no measurement to fit; lower it")
 
         self.weight = fitted / fitted.sum()
-        self.held = held.expand(y.shape).to(y)
+        self.held = held.expand(y.shape).to(y) * (support > 0)
         self.count = int(self.held.sum())
         self.watch = _Watch(config, noisy=measurement.sigma_y > 0)
         self.averages = torch.zeros(config.runs, 3, *measurement.image_size, device=where.device)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, partial, singledispatch
 from pathlib import Path
 from typing import Any, Literal, Protocol, SupportsFloat, TypeVar
@@ -601,6 +601,9 @@ class Results(Sequence[tuple[Cell, Result]]):
 
     def only(self, **wanted: Any) -> Results:
         """Those whose cell has these values: `only(image="coffee", method="DIP")`."""
+        known = {each.name for each in fields(Cell)} | {"method"}
+        unknown = sorted(wanted.keys() - known)
+        require(not unknown, f"only: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
         return Results(p for p in self if all(getattr(p[0], k) == v for k, v in wanted.items()))
 
     def best(self) -> Result:
@@ -645,8 +648,11 @@ class Results(Sequence[tuple[Cell, Result]]):
 
         by: columns of `frame`; columns: keys of `COLUMNS`
         """
-        frame = self.frame()
-        groups = frame.groupby([by] if isinstance(by, str) else list(by), sort=False)
+        require(len(self) > 0, "table: expected one result or more, got none")
+        frame, by = self.frame(), [by] if isinstance(by, str) else list(by)
+        unknown = [name for name in (*by, *columns) if name not in frame]
+        require(not unknown, f"table: expected columns of {', '.join(frame)}, got {', '.join(unknown)}")
+        groups = frame.groupby(by, sort=False)
         spread = {"psnr", "ssim"}
         table = pd.DataFrame({c: groups[c].agg(interval if c in spread else "mean") for c in columns})
         if "memory" in columns:
@@ -701,6 +707,16 @@ def counted(number: SupportsFloat, noun: str) -> str:
 def beside(decibels: SupportsFloat) -> str:
     """In words: "0.52 dB above", "0.10 dB below"."""
     return f"{abs(float(decibels)):.2f} dB {'above' if float(decibels) >= 0 else 'below'}"
+
+
+def check_lists(**lists: Sequence[int]) -> None:
+    """Refuse, before any computing, parameters that are not lists of whole numbers of 1 or more."""
+    for name, value in lists.items():
+        require(
+            isinstance(value, list | tuple),
+            f"{name}: expected a list of whole numbers, which papermill takes as -y '{name}: [20, 10]', got {value!r}",
+        )
+    check_counts(**lists)
 
 
 def check_counts(**counts: int | Sequence[int]) -> None:
@@ -900,6 +916,7 @@ def interval(values: Iterable[float], level: float = 0.95, draws: int = 2000, se
 
     With fewer than two values nothing can be said of the spread: low and high are NaN.
     """
+    require(0 < level < 1, f"level: expected a share between 0 and 1, as 0.95, got {level}")
     v = torch.tensor(list(values), dtype=torch.float64)
     require(len(v) > 0, "interval: expected at least one value, got none")
     if len(v) < 2:

@@ -15,7 +15,7 @@ from .ddpm import SYMMETRIES, SampleConfig, sample
 from .dip import DIPConfig, Fit
 from .operators import Identity, Inpainting, pseudo_inverse
 from .schedules import NoiseSchedule, spacing
-from .types import Denoiser, Image, InputError, Measurement, Step, check_fields, require
+from .types import Denoiser, Image, InputError, Measurement, Step, check_fields, check_generator, require
 
 HandOff = Literal["calibrated", "renoise"]
 Start = Literal["auto", "dip", "classical", "measurement"]
@@ -26,7 +26,9 @@ AGAIN = 2
 
 @dataclass(frozen=True)
 class HybridConfig:
-    """The recommended setting, the same for every task.
+    """The recommended setting, the same for every task, with a prior of many photographs.
+
+    A prior of a single image knows it upright alone: give that one sample=SampleConfig(steps=8), without `turn`.
 
     start:       the image that the reverse process starts from: "dip"; "classical" (`classical.reconstruct`);
                  "measurement" (A⁺y); "auto" asks the measurement, see `settle`
@@ -211,6 +213,8 @@ def reconstruct(
 
     The last step holds the result. Both halves draw from streams of their own, derived from `generator`.
     """
+    measurement.check_single("hybrid")
+    check_generator(generator)
     config = settle(measurement, config)
     if config.t_start is not None:  # what does not fit the schedule is refused before the fit, not after it
         schedule.check_t(config.t_start, "t_start")

@@ -17,6 +17,8 @@ PEAK = 2.0  # the range of [-1, 1]
 
 def _same_shape(x: Tensor, y: Tensor) -> None:
     require(x.shape == y.shape, f"metrics: expected two images of one shape, got {tuple(x.shape)}, {tuple(y.shape)}")
+    kinds = f"{x.dtype} and {y.dtype}"
+    require(x.is_floating_point() and y.is_floating_point(), f"metrics: expected intensities in [-1, 1], got {kinds}")
 
 
 def psnr(x: Image, y: Image) -> float:
@@ -37,6 +39,7 @@ def ssim(x: Image, y: Image) -> float:
     On [-1, 1] the same formula with data range 2 gives other numbers: its luminance term is no function of differences.
     """
     _same_shape(x, y)
+    require(x.ndim == 4, f"ssim: expected images (b, 3, h, w), got shape {tuple(x.shape)}")
     values = [
         skimage.metrics.structural_similarity(
             (a.double().cpu().numpy() + 1) / 2,

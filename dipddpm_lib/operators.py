@@ -11,7 +11,7 @@ import scipy
 import torch
 from torch import Tensor
 
-from .types import Image, LinearOperator, Measurement, require
+from .types import Image, LinearOperator, Measurement, check_generator, check_tensor, require
 
 
 def _check_mask(mask: Tensor, name: str) -> Tensor:
@@ -225,6 +225,8 @@ class Fourier(LinearOperator):
 
 def measure(operator: LinearOperator, x_true: Image, sigma_y: float, generator: torch.Generator) -> Measurement:
     """y = A x + n where A observes; n white, standard deviation sigma_y in units of [-1, 1]."""
+    check_tensor("x_true", x_true)
+    check_generator(generator)
     y = operator.A(x_true)
     noise = torch.randn(y.shape, generator=generator).to(y) * operator.support.to(y.device)
     return Measurement(y + sigma_y * noise, operator, sigma_y)

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from . import compute, images
 from .networks import DenoisingUNet, build
-from .types import Image, InputError, require
+from .types import Image, InputError, check_image, require
 
 Fold = Literal[1, 2]
 
@@ -306,6 +306,7 @@ def fold_for(target: Image | None) -> Fold:
     """The fold whose prior has not seen `target`; InputError where both have."""
     if target is None:
         return 1
+    check_image("prior: the target", target)
     folds: tuple[Fold, ...] = (1, 2)
     both = {fold: _thumbs(fold) for fold in folds}
     found = similarities(target, {name: thumb for thumbs in both.values() for name, thumb in thumbs.items()})
@@ -320,7 +321,10 @@ def fold_for(target: Image | None) -> Fold:
 
 
 def load(target: Image | None) -> DenoisingUNet:
-    """The bundled prior that was not trained on `target`; None asks for any. Refusal by content: see `similarity`."""
+    """The bundled prior that was not trained on `target`; None asks for any, as where there is a measurement alone.
+
+    Refusal by content: see `similarity`.
+    """
     return load_fold(fold_for(target))
 
 

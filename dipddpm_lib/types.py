@@ -73,6 +73,34 @@ def _words(kind: Any) -> str:
     return plain.get(kind) or f"a {kind.__name__}"
 
 
+def check_tensor(name: str, value: object) -> None:
+    """Refuse what is no tensor of finite floating-point numbers."""
+    floating = isinstance(value, Tensor) and value.is_floating_point()
+    came = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+    require(floating, f"{name}: expected a tensor of floating-point numbers in units of [-1, 1], got {came}")
+    assert isinstance(value, Tensor)
+    bad = value.numel() - int(value.isfinite().sum())
+    require(bad == 0, f"{name}: expected finite numbers, got {bad} that are not; where nothing is seen put 0")
+
+
+def check_image(name: str, value: object) -> None:
+    """Refuse what is not one image (1, 3, h, w) of finite floating-point numbers."""
+    check_tensor(name, value)
+    assert isinstance(value, Tensor)
+    require(
+        value.ndim == 4 and value.shape[:2] == (1, 3),
+        f"{name}: expected one image (1, 3, h, w), as images.load gives, got shape {tuple(value.shape)}",
+    )
+
+
+def check_generator(generator: object) -> None:
+    """Refuse a seed in a generator's place."""
+    require(
+        isinstance(generator, torch.Generator),
+        f"generator: expected a torch.Generator, as compute.generator(seed, name) makes, got {generator!r}",
+    )
+
+
 @dataclass(frozen=True)
 class Step:
     """One step of a method.
@@ -92,10 +120,12 @@ class Step:
 class LinearOperator(ABC):
     """A linear degradation A of images, with everything that solvers ask of it.
 
-    `support` is 1 where an entry of y is observed and 0 elsewhere; it broadcasts to y.
+    x is (b, 3, h, w), and y (b, c, rows, columns) or (b, c, rows, columns, k): places of rows and columns are held out.
+    `support` is 1 where an entry of y is observed and 0 elsewhere; it broadcasts to y, and is 1 everywhere unless an
+    operator says otherwise.
     """
 
-    support: Tensor
+    support: Tensor = torch.ones(1)
 
     @abstractmethod
     def A(self, x: Tensor) -> Tensor:
@@ -112,9 +142,9 @@ class LinearOperator(ABC):
     def held_out(self, y: Tensor, share: float, generator: torch.Generator) -> Tensor:
         """Which measured entries to keep from a fit: True for about `share` of the observed ones, at least one.
 
-        Entries of all channels go together; the mask broadcasts to y.
+        Entries of all channels go together, where any of them is observed; the mask broadcasts to y.
         """
-        observed = self.support.to(y.device).expand(y.shape)[0, 0] > 0
+        observed = (self.support.to(y.device).expand(y.shape)[0] > 0).any(0)
         flat = observed.reshape(*y.shape[2:4], -1)[..., 0].flatten().nonzero()[:, 0].cpu()
         count = max(1, round(share * len(flat)))
         mask = torch.zeros(y.shape[2] * y.shape[3], dtype=torch.bool)
@@ -136,13 +166,23 @@ class Measurement:
 
     def __post_init__(self) -> None:
         require(
-            self.sigma_y >= 0,
+            0 <= self.sigma_y < math.inf,
             f"sigma_y is a standard deviation in units of [-1, 1]: expected 0 or more, got {self.sigma_y}",
+        )
+        check_tensor("y", self.y)
+        require(
+            self.y.ndim in (4, 5),
+            f"y: expected shape (b, c, rows, columns) or (b, c, rows, columns, k), got {tuple(self.y.shape)}",
         )
 
     @property
     def image_size(self) -> tuple[int, int]:
         return self.operator.image_size(self.y)
+
+    def check_single(self, what: str) -> None:
+        """Refuse a batch where a method restores one image at a time."""
+        count = self.y.shape[0]
+        require(count == 1, f"{what}: expected one image, got {count}; restore them one after the other")
 
     def rmse(self, mse: float, count: int) -> float:
         """The RMSE behind a mean square error on `count` entries of y: their noise taken off.
@@ -208,6 +248,9 @@ class Interval:
     low: float
     high: float
     n: int
+
+    def __str__(self) -> str:
+        return format(self, ".2f")
 
     def __format__(self, spec: str) -> str:
         """The mean and its bounds, "1.20 [0.90, 1.50]"; the mean alone where there are no bounds."""

@@ -62,12 +62,13 @@ def count(workers: int | None) -> int:
     WORKERS=all is one for each core; or 1 where a GPU computes, which two processes do not share well.
     """
     asked = str(workers) if workers is not None else os.environ.get("WORKERS") or "1"
+    name = "workers" if workers is not None else "WORKERS"
     cores = compute.available_cores()
     if asked == "all":
         return cores if compute.default().device == "cpu" else 1
     require(
         asked.isdecimal() and 1 <= int(asked) <= cores,
-        f"WORKERS: expected 1 … {cores}, the cores of this machine, or all, got {asked!r}",
+        f"{name}: expected 1 … {cores}, the cores of this machine, or all, got {asked!r}",
     )
     return int(asked)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from skimage import restoration
 
 from dipddpm_lib import classical, compute, images, metrics, operators
 from dipddpm_lib.classical import ClassicalConfig
-from dipddpm_lib.types import InputError
+from dipddpm_lib.types import InputError, LinearOperator
 
 
 @pytest.mark.parametrize("task", [t for t in operators.TASKS if t != "fourier_x4"])
@@ -49,8 +51,18 @@ def test_names_and_refusals() -> None:
         pass
 
     y = operators.measure(Own(), images.load("coffee", 32), 0.1, compute.generator(0, "n"))
-    with pytest.raises(InputError, match="no restorer for Own"):
-        list(classical.reconstruct(y, ClassicalConfig()))
+    (own,) = classical.reconstruct(y, ClassicalConfig())
+    (usual,) = classical.reconstruct(replace(y, operator=operators.Identity()), ClassicalConfig())
+    assert torch.equal(own.x0_hat, usual.x0_hat), "what is derived from an operator is restored as that is"
+
+    class Grey(LinearOperator):
+        A = A_adjoint = prox = image_size = None  # type: ignore[assignment]
+
+    y = replace(y, operator=Grey())
+    line = r"no restorer for Grey; expected one of Identity, Inpainting, .*, or derived from one$"
+    for asks in (lambda: list(classical.reconstruct(y, ClassicalConfig())), lambda: classical.name_for(Grey())):
+        with pytest.raises(InputError, match=line):
+            asks()
     with pytest.raises(InputError, match="tv_iterations"):
         ClassicalConfig(tv_iterations=0)
 

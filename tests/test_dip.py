@@ -431,3 +431,36 @@ def test_bad_settings_are_answered_in_one_line(change: dict[str, object], part: 
         replace(TINY, **change)  # type: ignore[arg-type]
     assert part in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+# ---- an operator of one's own
+
+
+class Bayer(operators.Identity):
+    """One colour a pixel is seen, as behind a camera's filters."""
+
+    def __init__(self, size: int, colours: tuple[int, ...] = (0, 1, 1, 2)):
+        self.support = torch.zeros(1, 3, size, size)
+        for n, colour in enumerate(colours):
+            self.support[:, colour, n // 2 :: 2, n % 2 :: 2] = 1
+
+    def A(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.support.to(x)
+
+    def prox(self, x: torch.Tensor, y: torch.Tensor, rho: float) -> torch.Tensor:
+        return torch.where(self.support.to(x) > 0, (y + rho * x) / (1 + rho), x)
+
+
+@pytest.mark.parametrize("colours", [(0, 1, 1, 2), (1, 1, 1, 2)])
+def test_what_is_held_out_was_observed_though_the_channels_differ(colours: tuple[int, ...]) -> None:
+    """The first channel may have nothing, and no entry that was never seen counts as one that is right."""
+    x = images.load("coffee", 32)
+    y = operators.measure(Bayer(32, colours), x, 0.0, compute.generator(0, "y"))
+    fits = dip.reconstruct(y, replace(DIPConfig.fast(12), held_out=0.2, runs=1), compute.generator(0, "dip"))
+    support = y.operator.support
+    assert (fits.held <= support.to(fits.held)).all()
+    assert fits.count == int((fits.held > 0).sum()) == pytest.approx(0.2 * 32 * 32, abs=1)
+    assert not ((fits.weight > 0) & (fits.held > 0)).any()
+    fit = next(fits)
+    error = ((fit.x0_hat - x) * fits.held.to(x))[fits.held.to(x) > 0]
+    assert fit.rmse_hat == pytest.approx(float(error.square().mean().sqrt()), rel=1e-4)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import resource
@@ -23,8 +24,9 @@ import pytest
 import torch
 from nbformat import v4
 from PIL import Image as PIL_Image
+from torch import Tensor
 
-from dipddpm_lib import compute, dip, experiment, images, operators, priors, store
+from dipddpm_lib import classical, compute, ddpm, dip, experiment, hybrid, images, metrics, operators, priors, store
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
@@ -32,7 +34,7 @@ from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.play import Choice
 from dipddpm_lib.schedules import NoiseSchedule, spacing
-from dipddpm_lib.types import InputError, Measurement
+from dipddpm_lib.types import InputError, Measurement, Step
 from dipddpm_lib.widgets import Panel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -252,6 +254,29 @@ def cell(config: Any = TINY, **more: Any) -> Cell:
 
 
 NAN = float("nan")
+ONE, SEEDED, EMPTY = torch.zeros(1, 3, 32, 32), torch.Generator(), experiment.Results([])
+TWO = torch.cat([ONE, ONE])
+
+
+def seen(y: Any) -> Measurement:
+    return Measurement(y, operators.Identity(), 0.1)
+
+
+def solve(measurement: Measurement, generator: Any) -> list[Step]:
+    return list(hybrid.reconstruct(measurement, nobody, NoiseSchedule.cosine(10), HybridConfig(), generator))
+
+
+def nobody(x_t: Tensor, sigma: float | Tensor) -> Tensor:
+    raise AssertionError("the denoiser was called")
+
+
+def held_out(count: int) -> float:
+    mask = torch.zeros(32, 32, dtype=torch.bool)
+    mask[0, :count] = True
+    y = operators.measure(operators.Inpainting(mask), ONE, 0.0, SEEDED)
+    return classical.held_out_rmse(y, ClassicalConfig(), 0.5, SEEDED)
+
+
 PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
     "text for a number": (lambda: DIPConfig(iterations="600"), "iterations: expected a whole number, got '600'"),
     "text for a number, in a preset": (lambda: DIPConfig.fast("600"), "iterations: expected a whole number, got '600'"),
@@ -286,6 +311,78 @@ PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
     "an input that no memory holds": (lambda: cell(DIPConfig(in_channels=10**9)), "lower the size, or the widths"),
     "skips that no memory holds": (lambda: cell(DIPConfig(skip=10**9)), "lower the size, or the widths"),
     "a depth that no memory holds": (lambda: cell(DIPConfig(filters=(8,) * 20)), "lower the size, or the widths"),
+    "NaN in y": (
+        lambda: seen(ONE / 0),
+        "y: expected finite numbers, got 3072 that are not; where nothing is seen put 0",
+    ),
+    "bytes for y": (
+        lambda: seen(ONE.byte()),
+        "y: expected a tensor of floating-point numbers in units of [-1, 1], got a",
+    ),
+    "an array for y": (lambda: seen(ONE.numpy()), "in units of [-1, 1], got a ndarray"),
+    "y without rows": (
+        lambda: seen(ONE[0, 0]),
+        "y: expected shape (b, c, rows, columns) or (b, c, rows, columns, k), g",
+    ),
+    "an infinite sigma_y": (lambda: Measurement(ONE, operators.Identity(), math.inf), "expected 0 or more, got inf"),
+    "two images for DIP": (lambda: dip.reconstruct(seen(TWO), TINY, SEEDED), "dip: expected one image, got 2; restore"),
+    "two images for the hybrid": (lambda: solve(seen(TWO), SEEDED), "hybrid: expected one image, got 2; restore them"),
+    "two for scikit-image": (lambda: list(classical.reconstruct(seen(TWO), ClassicalConfig())), "expected one image, "),
+    "a seed for DIP's generator": (
+        lambda: dip.reconstruct(seen(ONE), TINY, 0),
+        "generator: expected a torch.Generator",
+    ),
+    "a seed for the hybrid's": (lambda: solve(seen(ONE), 0), "as compute.generator(seed, name) makes, got 0"),
+    "a seed for the noise's": (
+        lambda: operators.measure(operators.Identity(), ONE, 0.1, 0),
+        "generator: expected a to",
+    ),
+    "a seed for the training's": (lambda: ddpm.train([ONE], TrainConfig(), 0), "generator: expected a torch.Generator"),
+    "a tensor to train on": (
+        lambda: ddpm.train(TWO, TrainConfig(), SEEDED),
+        "train: expected a list of images (1, 3, ",
+    ),
+    "two images in one": (
+        lambda: ddpm.train([TWO], TrainConfig(), SEEDED),
+        "train: images[0]: expected one image (1, 3",
+    ),
+    "grey to train on": (
+        lambda: ddpm.train([ONE[:, :1]], TrainConfig(), SEEDED),
+        "load gives, got shape (1, 1, 32, 32)",
+    ),
+    "NaN to train on": (lambda: ddpm.train([ONE, ONE / 0], TrainConfig(), SEEDED), "train: images[1]: expected finite"),
+    "a name for a target": (
+        lambda: priors.load("coffee"),
+        "prior: the target: expected a tensor of floating-point num",
+    ),
+    "bytes to score": (
+        lambda: metrics.psnr(ONE.byte(), ONE.byte()),
+        "metrics: expected intensities in [-1, 1], got torc",
+    ),
+    "an image without its batch": (
+        lambda: metrics.ssim(ONE[0], ONE[0]),
+        "ssim: expected images (b, 3, h, w), got shape",
+    ),
+    "an unknown column": (lambda: EMPTY.table("label"), "table: expected one result or more, got none"),
+    "an unknown field": (
+        lambda: EMPTY.only(sise=32),
+        "only: expected some of T, config, first, image, label, method, pr",
+    ),
+    "a level in per cent": (
+        lambda: experiment.interval([1.0], level=95),
+        "level: expected a share between 0 and 1, as 0",
+    ),
+    "a number for a list": (
+        lambda: experiment.check_lists(n=20),
+        "n: expected a list of whole numbers, which papermill ",
+    ),
+    "a list in words": (lambda: experiment.check_lists(n="[20]"), "takes as -y 'n: [20, 10]', got '[20]'"),
+    "a list of words": (lambda: experiment.check_lists(n=["a"]), "n[0]: expected a whole number of 1 or more, got 'a'"),
+    "no workers": (lambda: experiment.sweep([cell()], workers=0), "workers: expected 1 "),
+    "one pixel to hold out": (
+        lambda: held_out(1),
+        "held_out: expected two seen pixels or more, one of them to hold out, ",
+    ),
     "a batch that no memory holds": (lambda: cell(SampleConfig(2), training=TrainConfig(batch=10**7)), "the batch of"),
 }
 

@@ -90,10 +90,23 @@ def test_a_measurement_refuses_a_standard_deviation_below_zero(sigma_y: float) -
     assert "\n" not in str(caught.value)
 
 
+def test_an_operator_observes_all_unless_it_says_otherwise() -> None:
+    class Plain(Doubled):
+        support = LinearOperator.support
+
+    y = torch.zeros(1, 3, 4, 6)
+    held = Plain().held_out(y, 0.5, torch.Generator())
+    assert int(held.sum()) == 12
+
+
 def test_a_measurement_knows_its_image_size_from_the_operator() -> None:
     x = torch.zeros(1, 3, 4, 6)
     operator = Doubled()
     assert Measurement(operator.A(x), operator, 0.0).image_size == (4, 6)
+
+
+def test_an_interval_is_written_with_two_decimals() -> None:
+    assert str(Interval(1.234, -0.5, 2.0, 5)) == "1.23 [−0.50, 2.00]"
 
 
 def test_values_are_frozen() -> None:
