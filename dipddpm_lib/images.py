@@ -81,6 +81,8 @@ def load(source: str | os.PathLike[str], size: Size | None = None) -> Image:
     >>> load("astronaut", 64).shape
     torch.Size([1, 3, 64, 64])
     """
+    kinds = f"expected a bundled photograph's name or a file's path, got a {type(source).__name__}"
+    require(isinstance(source, str | os.PathLike), f"image: {kinds}")
     shape = None if size is None else _shape(size)
     if str(source) in _BUNDLED:
         return _bundled(str(source), shape).clone()
@@ -234,6 +236,8 @@ def save(image: Image, path: str | os.PathLike[str]) -> None:
     path = Path(path)
     endings = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
     require(path.suffix.lower() in endings, f"save: expected a name ending in {', '.join(endings)}, got {path.name!r}")
+    shape = tuple(image.shape)
+    require(len(shape) == 4 and shape[1] == 3, f"save: expected an image (b, 3, h, w), got shape {shape}")
     PIL_Image.fromarray(to_array(image)).save(path)
 
 

@@ -15,6 +15,7 @@ from .types import Image, LinearOperator, Measurement, check_generator, check_te
 
 
 def _check_mask(mask: Tensor, name: str) -> Tensor:
+    require(isinstance(mask, Tensor), f"{name}: expected the mask as a tensor, got a {type(mask).__name__}")
     require(mask.ndim == 2, f"{name}: expected a mask of shape (height, width), got {tuple(mask.shape)}")
     require(bool(mask.any()), f"{name}: expected at least one observed entry, got none")
     return mask.bool()
@@ -102,6 +103,7 @@ class Blur(LinearOperator):
     support = torch.ones(1)
 
     def __init__(self, kernel: Tensor):
+        check_tensor("Blur: the kernel", kernel)
         require(
             kernel.ndim == 2 and kernel.shape[0] % 2 == 1 and kernel.shape[1] % 2 == 1,
             f"Blur: expected a kernel with two odd sides, got shape {tuple(kernel.shape)}",

@@ -29,8 +29,10 @@ def require(condition: bool, message: str) -> None:
 
 def check_type(name: str, value: object, kind: Any) -> None:
     """Refuse a value that is not of its annotated type; no bool is a number, and every number is finite."""
-    shown = " ".join(repr(value).split())
-    require(_fits(value, kind), f"{name}: expected {_words(kind)}, got {shown[:80]}")
+    shown = " ".join(repr(value).split())[:80]
+    if type(value).__module__ == "numpy":  # as loops over np.arange make them; JSON, which records are, knows none
+        shown += ", NumPy's own; give Python's (.item() or .tolist())"
+    require(_fits(value, kind), f"{name}: expected {_words(kind)}, got {shown}")
 
 
 def check_fields(config: Any) -> None:
@@ -156,6 +158,13 @@ class LinearOperator(ABC):
         """Height and width of the images that give measurements shaped like y."""
 
 
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return torch.broadcast_shapes(shape, to) == to
+    except RuntimeError:
+        return False
+
+
 @dataclass(frozen=True)
 class Measurement:
     """All that a solver may see of an image: y = A x + n, with n white of standard deviation sigma_y."""
@@ -173,6 +182,11 @@ class Measurement:
         require(
             self.y.ndim in (4, 5),
             f"y: expected shape (b, c, rows, columns) or (b, c, rows, columns, k), got {tuple(self.y.shape)}",
+        )
+        support = tuple(self.operator.support.shape)
+        require(
+            _broadcasts(support, tuple(self.y.shape)),
+            f"y: expected a shape that the operator's mask {support} fits, got {tuple(self.y.shape)}",
         )
 
     @property

@@ -266,6 +266,10 @@ def solve(measurement: Measurement, generator: Any) -> list[Step]:
     return list(hybrid.reconstruct(measurement, nobody, NoiseSchedule.cosine(10), HybridConfig(), generator))
 
 
+def masked(size: int) -> operators.Inpainting:
+    return operators.Inpainting(torch.ones(size, size, dtype=torch.bool))
+
+
 def nobody(x_t: Tensor, sigma: float | Tensor) -> Tensor:
     raise AssertionError("the denoiser was called")
 
@@ -363,6 +367,18 @@ PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: metrics.ssim(ONE[0], ONE[0]),
         "ssim: expected images (b, 3, h, w), got shape",
     ),
+    "NumPy's number": (lambda: DIPConfig(lr=np.float32(0.1)), "NumPy's own; give Python's (.item() or .tolist())"),
+    "a mask of another size": (
+        lambda: Measurement(ONE, masked(16), 0.0),
+        "y: expected a shape that the operator's mask",
+    ),
+    "an array for a mask": (
+        lambda: operators.Inpainting(np.ones((8, 8), bool)),
+        "expected the mask as a tensor, got a",
+    ),
+    "an array for a kernel": (lambda: operators.Blur(np.ones((3, 3))), "Blur: the kernel: expected a tensor of float"),
+    "nothing for a file": (lambda: images.load(None), "image: expected a bundled photograph's name or a file's path"),
+    "grey to save": (lambda: images.save(ONE[:, :1], "x.png"), "save: expected an image (b, 3, h, w), got shape (1, 1"),
     "an unknown column": (lambda: EMPTY.table("label"), "table: expected one result or more, got none"),
     "an unknown field": (
         lambda: EMPTY.only(sise=32),
