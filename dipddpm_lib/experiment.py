@@ -43,7 +43,8 @@ REPORT = "DIPDDPM_REPORT"  # set where a notebook runs for the report
 class Cell:
     """One run: which image, what is seen of it, which method, which seed.
 
-    task:  one of `operators.TASKS` (protocol B); None gives the clean target itself (protocol A)
+    task:  one of `operators.TASKS`, or another that `operators.task` knows, as "inpaint_70" (protocol B); None is the
+           clean target itself (protocol A)
     prior: "single" trains on the target (`training`), "bundled" never saw it
     label: what tables call it; the method's name where it is left empty
     first: DDPM from noise, whose result is handed over in place of the hybrid's own start; `config` gives t_start

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -11,7 +12,7 @@ import scipy
 import torch
 from torch import Tensor
 
-from .types import Image, LinearOperator, Measurement, check_generator, check_tensor, require
+from .types import Image, InputError, LinearOperator, Measurement, check_generator, check_tensor, require
 
 
 def _check_mask(mask: Tensor, name: str) -> Tensor:
@@ -299,9 +300,21 @@ _KINDS = {
 
 
 def task(name: str, height: int, width: int, generator: torch.Generator) -> tuple[LinearOperator, float]:
-    """The operator and the noise sigma_y of one of `TASKS`; what is random in it comes from `generator`."""
-    require(name in TASKS, f"task: expected one of {', '.join(TASKS)}, got {name!r}")
-    return degradation(*_KINDS[name], height, width, generator)
+    """The operator and the noise sigma_y of one of `TASKS`, or of KIND_STRENGTH by `DEGRADATIONS`, as "inpaint_70".
+
+    What is random in it comes from `generator`.
+    """
+    kind, _, number = name.rpartition("_")
+    if name in _KINDS:
+        known: tuple[str, float] | None = _KINDS[name]
+    else:
+        known = (kind, float(number)) if kind in DEGRADATIONS and re.fullmatch(r"\d+(\.\d+)?", number) else None
+    if known is None:
+        raise InputError(
+            f"task: expected one of {', '.join(TASKS)}, or a kind and its strength as inpaint_70 "
+            f"({', '.join(DEGRADATIONS)}), got {name!r}"
+        )
+    return degradation(*known, height, width, generator)
 
 
 def degradation(

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -145,6 +145,42 @@ def test_the_nine_tasks_are_points_of_the_degradations(name: str, at: tuple[str,
     x = images.load("chelsea", (64, 48))
     assert sigma == same
     assert torch.equal(a.A(x), b.A(x))
+
+
+@given(st.sampled_from(sorted(operators.DEGRADATIONS)), st.data())
+@settings(max_examples=20)
+def test_a_task_may_name_any_strength(kind: str, data: st.DataObject) -> None:
+    bounds = operators.DEGRADATIONS[kind]
+    numbers = (
+        st.integers(1, 255) if bounds.whole else st.floats(0.1, 255, allow_subnormal=False).map(lambda v: round(v, 2))
+    )
+    strength = data.draw(numbers.filter(lambda v: bounds.low <= v <= bounds.high))
+    a, sigma = operators.task(f"{kind}_{strength}", 16, 16, compute.generator(0, "t"))
+    b, same = operators.degradation(kind, strength, 16, 16, compute.generator(0, "t"))
+    x = images.load("chelsea", 16)
+    if kind == "super" and 16 % strength:
+        return
+    assert sigma == same
+    assert torch.equal(a.A(x), b.A(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("paint", "task: expected one of denoise_25, "),
+        ("paint_50", "or a kind and its strength as inpaint_70 (denoise, inpaint, "),
+        ("inpaint_", "got 'inpaint_'"),
+        ("inpaint_nan", "got 'inpaint_nan'"),
+        ("inpaint_1e1", "got 'inpaint_1e1'"),
+        ("inpaint_100", "strength of inpaint: expected a number from 1 to 99"),
+        ("super_2.5", "strength of super: expected a whole number"),
+    ],
+)
+def test_a_task_that_is_none_is_one_line(name: str, line: str) -> None:
+    with pytest.raises(InputError) as caught:
+        operators.task(name, 16, 16, compute.generator(0, "t"))
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", operators.DEGRADATIONS)
