@@ -193,7 +193,7 @@ class Choice:
         """DIP+DDPM's configuration with its start chosen, as the run will choose it: no image is needed for that."""
         config, (operator, sigma_y, _) = self.config(), self._degradation(32, 32)
         assert isinstance(config, HybridConfig)
-        return hybrid.settle(Measurement(torch.zeros(1, 3, 32, 32), operator, sigma_y), config)
+        return hybrid.settle(Measurement(operator.A(torch.zeros(1, 3, 32, 32)), operator, sigma_y), config)
 
     @property
     def fits(self) -> bool:

@@ -157,10 +157,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _build(store: Path, output: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(ROOT / "report" / "build.py"), "--preset", "smoke", "--output", str(output), *more]
-    return subprocess.run(command, env=_environment(store), capture_output=True, text=True, timeout=540)
+    return subprocess.run(command, env=_environment(store), capture_output=True, text=True, timeout=1500)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # two cores without bf16, with other tests beside, take more than ten minutes
 @pytest.mark.global_random  # the browser's driver draws names
 def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path, visit: Visit) -> None:
     """`make report` at the smoke preset, twice: all ten notebooks, one page; then the same from the store."""

@@ -381,7 +381,8 @@ def test_the_readme_tells_the_finding_of_the_page() -> None:
         "finding"
     )
     said = " ".join(page.text_content().split())
-    told = [" ".join(item.replace("**", "").split()) for item in part.split("\n- ")[1:]]
+    items = [item.split("\n\n")[0] for item in part.split("\n- ")[1:]]
+    told = [" ".join(item.replace("**", "").split()) for item in items]
     assert len(told) == 3
     for sentence in told:
         assert sentence in said

