@@ -379,7 +379,7 @@ PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
     "an array for a kernel": (lambda: operators.Blur(np.ones((3, 3))), "Blur: the kernel: expected a tensor of float"),
     "nothing for a file": (lambda: images.load(None), "image: expected a bundled photograph's name or a file's path"),
     "grey to save": (lambda: images.save(ONE[:, :1], "x.png"), "save: expected an image (b, 3, h, w), got shape (1, 1"),
-    "an unknown column": (lambda: EMPTY.table("label"), "table: expected one result or more, got none"),
+    "nothing to tabulate": (lambda: EMPTY.table("label"), "table: expected one result or more, got none"),
     "an unknown field": (
         lambda: EMPTY.only(sise=32),
         "only: expected some of T, config, first, image, label, method, pr",
