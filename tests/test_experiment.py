@@ -687,7 +687,7 @@ def test_tables_and_curves_are_means_of_the_frame() -> None:
     assert table["iterations"][0] == 2.5
     assert len(results.table(["label", "seed"], "ssim")) == 2
     for asked in (("labl", "psnr"), ("label", "psnrs"), (["label", "sed"], "psnr")):
-        with pytest.raises(InputError, match="table: expected columns of image, size, .*, got (labl|psnrs|sed)$"):
+        with pytest.raises(InputError, match=r"table: expected columns of image, size, .*, got (labl|psnrs|sed)$"):
             results.table(*asked)
 
     ((name, (where, mean, low, high)),) = results.curves("psnr", "iterations").items()
