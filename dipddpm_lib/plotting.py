@@ -166,6 +166,11 @@ def _draw(ax: Any, panel: Panel, legend: bool = True) -> None:
         if len(ticks):
             axis.set_ticks(list(ticks), [f"{t:g}" for t in ticks])
             axis.set_minor_locator(mpl.ticker.NullLocator())
+        elif axis.get_scale() == "log" and np.ptp(np.log10(axis.get_view_interval())) < 2:
+            # few powers of ten, or none, lie in so short a span; matplotlib's names for what is between overlap
+            axis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(mpl.ticker.NullFormatter())
     ax.set_xlabel(panel.x)
     ax.set_ylabel(panel.y)
     ax.set_title(panel.title)
@@ -279,8 +284,24 @@ def leads(
     return fig
 
 
-def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) -> None:
-    """Display a figure: `label` ("fig-…") is its anchor, `caption` states what it shows, `alt` says what is seen."""
+def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False, narrow: Figure | None = None) -> None:
+    """Display a figure: `label` ("fig-…") is its anchor, `caption` states what it shows, `alt` says what is seen.
+
+    raster: as pixels, for photographs
+    narrow: the same, laid out for a telephone's screen
+    """
+    img = f'<img alt="{escape(alt)}" src="{_drawn(fig, raster)}">'
+    if narrow is not None:
+        of_telephone = f'<source media="screen and ({NARROW})" srcset="{_drawn(narrow, raster)}">'
+        img = f"<picture>{of_telephone}{img}</picture>"
+    _display_figure(label, "figure", img, caption)
+
+
+NARROW = "max-width: 40rem"  # as the page's style sheet has it
+
+
+def _drawn(fig: Figure, raster: bool) -> str:
+    """The figure as a data URL."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         if raster:
@@ -289,18 +310,21 @@ def show(fig: Figure, label: str, caption: str, alt: str, raster: bool = False) 
             )
         else:
             fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    kind = "image/jpeg" if raster else "image/svg+xml"
-    _display_figure(label, "figure", _img(buffer.getvalue(), kind, alt), caption)
+    return _data_url(buffer.getvalue(), "image/jpeg" if raster else "image/svg+xml")
 
 
 def _img(data: bytes, kind: str, alt: str) -> str:
+    return f'<img alt="{escape(alt)}" src="{_data_url(data, kind)}">'
+
+
+def _data_url(data: bytes, kind: str) -> str:
     if kind == "image/svg+xml":  # as text it is a quarter shorter than in base64
         text = re.sub(r"<!--.*?-->", "", data.decode(), flags=re.DOTALL)
         text = text if "'" in text else text.replace('"', "'")
         content = "," + urllib.parse.quote(re.sub(r"\n\s*", " ", text), safe=" ',:;=/()!*$@?+~")
     else:
         content = ";base64," + base64.b64encode(data).decode()
-    return f'<img alt="{escape(alt)}" src="data:{kind}{content}">'
+    return f"data:{kind}{content}"
 
 
 def _display_figure(label: str, kind: str, body: str, caption: str) -> None:

@@ -315,6 +315,8 @@ def _let_wide_scroll(image: HtmlElement) -> None:
     figure = next(image.iterancestors("figure"), None)
     if figure is None or _classes(figure) & {"film", "compare"} or _aspect(image) <= WIDE:
         return
+    if image.getparent().tag == "picture":  # brings its own for such a screen
+        return
     image.set("class", " ".join(sorted(_classes(image) | {"wide"})))
     _let_scroll(image)
 

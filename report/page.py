@@ -29,6 +29,7 @@ SUBTITLE = "A notebook research report: what holds, what does not, measured"
 RECORD = "application/vnd.dipddpm.record+json"
 # what needs a live kernel or JavaScript
 NOT_FOR_PAPER = ("application/vnd.jupyter.widget-view+json", "application/javascript")
+MACHINE_ROW = re.compile(r"<tr><th scope='row'>machine</th>.*?</tr>")  # as `plotting.settings` writes it
 SHOWS_ERROR = re.compile(r"Error\b|Exception\b|Traceback\b")
 # one file of report/fonts for each face of the page
 FACES = (
@@ -135,8 +136,9 @@ def machine_record(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, Any
 
 
 def concatenate(notebooks: dict[str, nbformat.NotebookNode]) -> nbformat.NotebookNode:
-    """All cells in one notebook; each knows where it came from."""
+    """All cells in one notebook; each knows where it came from. The machine is told where it is another than before."""
     joined = nbformat.v4.new_notebook()
+    told: Any = None
     for stem, notebook in notebooks.items():
         cells = [cell for cell in notebook.cells if "remove-cell" not in cell.metadata.get("tags", [])]
         numbers = _numbers(notebook)
@@ -146,7 +148,11 @@ def concatenate(notebooks: dict[str, nbformat.NotebookNode]) -> nbformat.Noteboo
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if _shown(output)]
                 for output in cell.outputs:
-                    output.get("data", {}).pop(RECORD, None)
+                    data = output.get("data", {})
+                    record = data.pop(RECORD, None)
+                    if record is not None and record == told:  # once is enough; where it differs it is told again
+                        data["text/html"] = MACHINE_ROW.sub("", data.get("text/html", ""))
+                    told = record or told
         joined.cells.extend(cells)
         joined.metadata.setdefault("language_info", notebook.metadata.get("language_info", {"name": "python"}))
     return joined

@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import io
 import itertools
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import psutil
 import pytest
+import torch
 from lxml import html
 from nbformat import v4
 from PIL import Image
@@ -44,6 +46,7 @@ import page
 import printing
 import prose
 from bibliography import Bibliography
+from dipddpm_lib import plotting
 from errors import BuildError
 
 EVIL = '"><img src=x onerror=alert(1)>'
@@ -551,6 +554,44 @@ def test_the_record_may_come_as_json_text_beside_a_table(render: Render) -> None
     root = tree(text)
     assert root.xpath("//table[@class='machine']//th/text()") == ["torch"]
     assert root.xpath("//p[text()='settings']")
+
+
+@pytest.fixture
+def displayed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """What `plotting` shows, as a kernel would send it."""
+    kept: list[dict[str, object]] = []
+    monkeypatch.setattr(
+        plotting, "display", lambda shown, raw=False: kept.append(shown if raw else {"text/html": shown.data})
+    )
+    return kept
+
+
+def test_the_machine_is_told_again_where_it_is_another(render: Render, displayed: list[dict[str, Any]]) -> None:
+    def settings(machine: str) -> dict[str, object]:
+        plotting.settings(image="astronaut")
+        data = displayed.pop()
+        assert data["text/html"].count("<th scope='row'>machine</th>") == 1
+        return data | {page.RECORD: json.dumps({"processor": machine})}
+
+    names = ("one", "one", "another", "one")
+    chapters = {f"0{i}_n": notebook(f"# {i} A", shows(settings(name))) for i, name in enumerate(names)}
+    root = tree(render(**chapters))
+    told = [len(table.xpath(".//th[text()='machine']")) for table in root.xpath("//table[@class='settings']")]
+    assert told == [1, 0, 1, 1]
+    assert len(root.xpath("//table[@class='settings']//th[text()='settings']")) == 4
+
+
+def test_a_telephone_gets_a_figure_of_its_own(render: Render, displayed: list[dict[str, Any]]) -> None:
+    picture = torch.zeros(1, 3, 8, 8)
+    drawn = plotting.pictures({str(i): picture for i in range(5)}, columns=5)
+    plotting.show(drawn, "fig-a", "c", "a", raster=True, narrow=plotting.pictures({"0": picture}))
+    plotting.show(drawn, "fig-b", "c", "a", raster=True)
+    root = tree(render(*map(shows, displayed)))
+    (source,) = root.xpath("//figure[@id='fig-a']/picture/source")
+    assert source.get("media") == "screen and (max-width: 40rem)"
+    assert f"@media ({plotting.NARROW})" in page.stylesheet(), "the page's own narrow screen is another"
+    assert source.get("srcset").startswith("data:image/jpeg;base64,")
+    assert [("wide" in img.get("class", "")) for img in root.iter("img")] == [False, True], "it need not scroll"
 
 
 def test_the_page_is_the_same_bytes_again(render: Render, tmp_path: Path) -> None:
