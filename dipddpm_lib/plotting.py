@@ -256,7 +256,7 @@ def leads(
     """Differences by row, one panel a rival: every column a dot, their mean a bar, a line at 0.
 
     tables: rival → series → differences, the same rows (tasks) in all, a column for each thing they vary over
-    within: the ends of the axes; a mean beyond them is written at the end
+    within: the ends of the axes; a mean beyond them is written at the end, a dot beyond them stands there as an arrow
     """
     names = list(next(iter(next(iter(tables.values())).values())).index)
     with mpl.rc_context({**STYLE, "axes.grid.axis": "x"}):
@@ -270,9 +270,20 @@ def leads(
                 for mean, y in zip(table.mean(axis=1), at, strict=True):
                     if within and not within[0] <= mean <= within[1]:
                         side, end = ("left", within[0]) if mean < within[0] else ("right", within[1])
-                        ax.annotate(f"{mean:+.1f}".replace("-", "−"), (end, y), ha=side, va="center", fontsize=8)
-                for column in table:
-                    ax.plot(table[column], at, MARKERS[i % len(MARKERS)], markersize=3.5, color=colour)
+                        beside = (5 if side == "left" else -5, 0)  # the arrows of dots stand at the end itself
+                        text = f"{mean:+.1f}".replace("-", "−")
+                        ax.annotate(
+                            text, (end, y), beside, textcoords="offset points", ha=side, va="center", fontsize=8
+                        )
+                marker = MARKERS[i % len(MARKERS)]
+                low, high = within or (-math.inf, math.inf)
+                for values in table.to_numpy().T:
+                    for x_of, shape in (
+                        (np.where((values >= low) & (values <= high), values, np.nan), marker),
+                        (np.where(values < low, low, np.nan), "<"),
+                        (np.where(values > high, high, np.nan), ">"),
+                    ):
+                        ax.plot(x_of, at, shape, markersize=3.5, color=colour, clip_on=False)
             ax.axvline(0, color="#444444", linewidth=1.2)
             if within:
                 ax.set_xlim(*within)

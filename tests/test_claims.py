@@ -366,7 +366,7 @@ def test_numbers_stand_in_the_text() -> None:
             "25.1 dB, takes 20 network calls, the hybrid 3 after a fit of 22.0 dB (+0.00 [+0.00, +0.00] dB)",
         ),
         claims._partial_view: ("9.2 dB", "a fit of 21.3 dB, to 31.4 dB", "DDPM to 25.2 dB"),
-        claims._over_dip: ("+1.00", "+1.23 dB"),
+        claims._over_dip: ("+1.00", "+1.23 dB", "+0.57 dB"),
         claims._reported_dip: ("24.46 dB after 10.0 s", "27.00 dB in 10.0 s"),
         claims._reported_ddpm: ("[−1.31, −1.12]", "25.00"),
         claims._reported_hybrid: ("1.7 standard", "5.6 dB"),

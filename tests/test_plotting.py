@@ -259,7 +259,8 @@ def test_leads_are_means_as_bars_and_dots_for_what_they_vary_over() -> None:
     first, second = fig.axes
     assert [bar.get_width() for bar in first.patches] == [2.0, -1.0, 3.0, 0.0]
     dots = [line for line in first.lines if line.get_linestyle() == "None" or line.get_marker() not in ("None", "")]
-    assert sorted(float(x) for line in dots for x in line.get_xdata()) == sorted([1, -2, 3, 0, 2, -1, 4, 1])
+    drawn = [float(x) for line in dots for x in line.get_xdata() if not math.isnan(x)]
+    assert sorted(drawn) == sorted([1, -2, 3, 0, 2, -1, 4, 1])
     assert [t.get_text() for t in first.get_yticklabels()] == ["blur", "holes"]
     assert {t.get_text() for t in second.get_yticklabels()} == {""}, "the rows are named once"
     assert first.get_ylim() == (1.5, -0.5), "in the order of the rows, from above"
@@ -267,8 +268,26 @@ def test_leads_are_means_as_bars_and_dots_for_what_they_vary_over() -> None:
     cut = plotting.leads({"over DIP": {"DIP+DDPM": a * 4}}, "dB", within=(-3.0, 9.0)).axes[0]
     assert cut.get_xlim() == (-3.0, 9.0)
     assert [t.get_text() for t in cut.texts] == ["−4.0"], "a mean beyond the axis is written"
+    at = {(line.get_marker(), float(x)) for line in cut.lines for x in line.get_xdata() if len(line.get_xdata()) == 2}
+    at = {(marker, x) for marker, x in at if marker != "None" and not math.isnan(x)}
+    assert at == {("o", 4.0), ("o", 0.0), ("<", -3.0), (">", 9.0)}, "and a dot beyond it is an arrow"
     (legend,) = fig.legends
     assert [t.get_text() for t in legend.get_texts()] == ["DIP+DDPM", "chosen"]
+
+
+@pytest.mark.parametrize(
+    ("values", "ticks"), [((9.0, 77.0), ["10", "20", "50"]), ((0.03, 0.4), ["0.05", "0.1", "0.2"]), ((1.0, 1e4), None)]
+)
+def test_a_short_logarithmic_axis_names_its_ticks_in_full(values: tuple[float, float], ticks: list[str] | None) -> None:
+    ax = curves(Panel({"a": (np.array(values), np.array([1.0, 2.0]))}, "x", "y", log_x=True)).axes[0]
+    ax.figure.canvas.draw()
+    low, high = ax.get_xlim()
+    seen = [t.get_text() for t in ax.get_xticklabels() if low <= t.get_position()[0] <= high]
+    small = [t.get_text() for t in ax.get_xticklabels(minor=True) if t.get_text()]
+    if ticks is None:
+        assert all("10" in text for text in seen), "powers of ten, as matplotlib writes them"
+    else:
+        assert (seen, small) == (ticks, [])
 
 
 # ---- films
