@@ -269,6 +269,12 @@ def _partial_view(e: Evidence) -> Finding:
     )
 
 
+def _added(e: Evidence) -> Interval:
+    """What the hand-off adds in restoration to the very fit that DIP alone has."""
+    mean, low, high = (e.number("restoration", f"whole{end}") for end in ("", "_low", "_high"))
+    return Interval(mean, low, high, 0)
+
+
 def _over_dip(e: Evidence) -> Finding:
     t = e.table
     own, d = t.difference("DIP+DDPM", "DIP"), t.difference("DIP+DDPM", LONGER)
@@ -278,13 +284,16 @@ def _over_dip(e: Evidence) -> Finding:
         f"protocol A: {_db(own)} over its own fit, {_db(d)} over one of twice the iterations, which takes "
         f"{longer:.1f} s to the hybrid's {ours:.1f}; restoration: {r:+.2f} dB over DIP alone"
     )
-    tail += f", after whose own whole fit the hand-off adds {e.number('restoration', 'whole_over_dip'):+.2f} dB"
     above, n = (e.number("restoration", k) for k in ("above_dip", "tasks"))
     low = e.number("restoration", "over_dip_low")
-    sure = above == n and low > 0  # one photograph has no spread, and is no proof
+    added = _added(e)
+    # one photograph has no spread, and is no proof; nor is the lead, where the whole fit gains nothing by the hand-off
+    sure = above == n and low > 0 and added.low > 0
     won = (_sign(d, "better", "worse", "level") == "better") + (r > TIE_DB and sure)
-    if r > TIE_DB and not sure:
+    if above < n:
         tail += f", above it in {above:.0f} of {n:.0f} tasks"
+    tail += f"; handing DIP's own whole fit over adds {_db(added)} to it"
+    if r > TIE_DB and not sure:
         return "holds under conditions", tail
     verdicts: tuple[Verdict, ...] = ("does not hold", "holds under conditions", "holds")
     return verdicts[won], tail
@@ -697,25 +706,23 @@ def _finding_restoration(e: Evidence) -> str:
     handed = e.number("restoration", "over_handed")
     images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
     basis = f"{counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}"
-    added = e.number("restoration", "whole_over_dip")
-    # how much of the lead is the reverse process's own, from a start without DIP
-    share = "The" if handed >= leads["DDPM"].mean else "Not all of the lead over DDPM is owed to DIP: the"
+    limit = e.number("restoration", "dip_limit")
     try:
         best, of = (e.number("starts", k) for k in ("better", "tasks"))
-        cause = (
-            f" DIP is not the right start everywhere: its image is clearly ahead of the better start without a fit in "
-            f"{best:.0f} of {of:.0f}."
-        )
+        where = f"in {best:.0f} of {of:.0f}" if best < of else f"in all {of:.0f}"
+        cause = f" As a start DIP's image is clearly ahead of the better one that needs no fit {where}."
     except Missing:  # another notebook's: what this one measured is said without it
         cause = ""
+    ahead, alone = _db(leads["DDPM"]), _db(leads["DIP"])
     return (
         f"**Where only a measurement is seen, the hybrid {verdict}**: a short fit of DIP to the measurement gives the "
-        f"image from which DDPM goes on. Over {n:.0f} tasks ({basis}) it leads DDPM from noise, in each run with the "
-        f"number of steps that is best there, by {_db(leads['DDPM'])} at {speed:.1f}× the speed, and DIP alone, which "
-        f"may fit for longer, by {_db(leads['DIP'])}; DDPM's steps after that longer fit add {added:+.2f} dB to it. In "
-        f"{n - classical:.0f} of the tasks a classical method is at least as good. {share} same steps from DDPM's own "
-        f"result leave the hybrid {beside(handed)} that.{cause} With the start chosen by the kind of task, DIP's "
-        f"in {fits:.0f} of {n:.0f}, it is {beside(chosen)} DDPM and no worse than the classical method in {level:.0f}."
+        f"image from which DDPM goes on. Over {n:.0f} tasks ({basis}) the result is {ahead} over DDPM from noise, each "
+        f"run of which has its best number of steps, at {speed:.1f}× the speed, and {alone} over DIP alone, which may "
+        f"take {limit:.0f} iterations; that fit of DIP's gains {_db(_added(e))} when it is handed over itself. In "
+        f"{n - classical:.0f} of the tasks a classical method is at least as good. Handed over in DIP's place, at the "
+        f"noise level that suits the target, DDPM's own result ends {beside(-handed)} the hybrid.{cause} With the "
+        f"start chosen by the kind of task, DIP's in {fits:.0f} of {n:.0f}, the hybrid is {beside(chosen)} DDPM from "
+        f"noise and no worse than the classical method in {level:.0f}."
     )
 
 

@@ -150,8 +150,10 @@ def concatenate(notebooks: dict[str, nbformat.NotebookNode]) -> nbformat.Noteboo
                 for output in cell.outputs:
                     data = output.get("data", {})
                     record = data.pop(RECORD, None)
-                    if record is not None and record == told:  # once is enough; where it differs it is told again
-                        data["text/html"] = MACHINE_ROW.sub("", data.get("text/html", ""))
+                    if (
+                        record is not None and record == told and "text/html" in data
+                    ):  # once is enough; where it differs it is told again
+                        data["text/html"] = MACHINE_ROW.sub("", data["text/html"])
                     told = record or told
         joined.cells.extend(cells)
         joined.metadata.setdefault("language_info", notebook.metadata.get("language_info", {"name": "python"}))

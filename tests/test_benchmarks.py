@@ -11,14 +11,16 @@ import re
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import papermill
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
-from dipddpm_lib import compute, dip, experiment, hybrid, images, metrics, operators, play, priors
+from dipddpm_lib import compute, ddpm, dip, experiment, hybrid, images, metrics, operators, play, priors
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
@@ -30,6 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 sys.path.insert(0, str(BENCHMARKS))
 
+import averages
 import bench
 import couplings
 import from_noise
@@ -360,12 +363,55 @@ def test_a_row_of_longer_fits_is_what_each_limit_comes_to(tmp_path: Path, monkey
     monkeypatch.setattr(longer, "SIZE", 32)
     monkeypatch.setattr(longer, "LIMITS", (8, 24))
     row = longer.row("coffee", "inpaint_50", 0)
-    assert list(row) == ["image", "degradation", "seed", "DIP, 8", "DIP, 24", "DIP+DDPM"]
+    assert set(row) == {"image", "degradation", "seed", "DIP, 8", "DIP, 24", "DIP+DDPM", "DIP+DDPM, whole fit"}
     cell = Cell("coffee", 32, 0, DIPConfig.fast(24), "inpaint_50")
     alone = experiment.run(cell)
     assert row["DIP, 24"]["psnr"] == round(alone.psnr, 3)
     assert row["DIP, 8"]["iterations"] == 8
     assert row["DIP, 24"]["psnr"] > row["DIP, 8"]["psnr"]
+    handed_over = replace(HybridConfig(), start="dip", dip=DIPConfig.fast(24))
+    assert row["DIP+DDPM, whole fit"]["psnr"] == round(experiment.run(replace(cell, config=handed_over)).psnr, 3)
+
+
+@pytest.mark.parametrize(
+    ("limits", "stops", "fits"),
+    [
+        ((450, 1500), 300.0, [1500]),
+        ((450, 1500), 500.0, [1500, 450]),
+        ((450, 1500), 450.0, [1500]),
+        ((12, 24), 10.0, [24, 12]),  # so short a fit warms up otherwise, and is another one
+    ],
+)
+def test_a_fit_that_stops_by_itself_is_not_fitted_again(
+    limits: tuple[int, int], stops: float, fits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    def stopping(cell: Cell) -> SimpleNamespace:
+        iterations = stops
+        if isinstance(cell.config, DIPConfig):
+            asked.append(cell.config.iterations)
+            iterations = min(stops, cell.config.iterations)
+        return SimpleNamespace(psnr=20.0, ssim=0.5, total_seconds=1.0, extra={"iterations": iterations})
+
+    monkeypatch.setattr(longer, "LIMITS", limits)
+    monkeypatch.setattr(experiment, "run", stopping)
+    row = longer.row("coffee", "inpaint_50", 0)
+    assert asked == fits
+    assert [row[f"DIP, {limit}"]["iterations"] for limit in limits] == [min(stops, limit) for limit in limits]
+
+
+def test_a_fit_that_stops_by_itself_knows_nothing_of_its_limit() -> None:
+    """What the record of longer fits rests on: below its limit a fit is the same to the bit."""
+    x = images.load("coffee", 32)
+    m = operators.measure(operators.Identity(), x, 0.4, compute.generator(0, "measure"))
+    fits = []
+    for limit in (60, 90):
+        config = replace(DIPConfig.fast(400), iterations=limit, warmup=4, patience=1)
+        *_, last = dip.reconstruct(m, config, compute.generator(0, "dip"))
+        fits.append(last)
+    assert fits[0].index == fits[1].index < 59
+    assert torch.equal(fits[0].x0_hat, fits[1].x0_hat)
 
 
 def test_the_record_of_longer_fits_holds_the_nine_tasks_and_what_the_paper_run_takes() -> None:
@@ -377,10 +423,61 @@ def test_the_record_of_longer_fits_holds_the_nine_tasks_and_what_the_paper_run_t
         few, many = (row[f"DIP, {limit}"] for limit in longer.LIMITS)
         assert few["iterations"] <= longer.LIMITS[0]
         assert many["iterations"] <= longer.LIMITS[1]
-        if few["iterations"] < longer.LIMITS[0]:
-            assert few["psnr"] == many["psnr"], "a fit that stopped by itself knows nothing of its limit"
+        assert few["iterations"] == min(many["iterations"], longer.LIMITS[0])
+        assert row.keys() >= {"DIP+DDPM", "DIP+DDPM, whole fit"}
     paper = yaml.safe_load((ROOT / "notebooks" / "presets" / "paper.yaml").read_text())
     assert paper["07_restoration"]["iterations"] == longer.LIMITS[1]
+
+
+def test_the_means_of_samples_are_means_of_different_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path))
+    monkeypatch.setattr(averages, "SAMPLES", {2: 4, 3: 2})
+    others = {"DIP": DIPConfig.fast(4), "DIP+DDPM": replace(HybridConfig(), dip=DIPConfig.fast(4), start="dip")}
+    monkeypatch.setattr(averages, "OTHERS", others)
+    for module in (handoff, averages):
+        monkeypatch.setattr(module, "SIZE", 32)
+    drawn: list[Tensor] = []
+    asked: list[tuple[int, float, bool]] = []
+    sample = ddpm.sample
+
+    def kept(denoiser: Any, schedule: Any, x_T: Tensor, t: int, config: Any, draw: Any, m: Any) -> Any:
+        asked.append((config.steps, config.zeta, m is None))
+        *_, last = sample(denoiser, schedule, x_T, t, config, draw, m)
+        drawn.append(last.x0_hat)
+        yield last
+
+    monkeypatch.setattr(ddpm, "sample", kept)
+    row = averages.row("coffee", "inpaint_50", 0)
+    assert [(m["steps"], m["samples"]) for m in row["means"]] == [(2, 1), (2, 2), (2, 4), (3, 1), (3, 2)]
+    assert asked == [(2, play.FROM_NOISE.zeta, False)] * 4 + [(3, play.FROM_NOISE.zeta, False)] * 2
+    assert len({float(x.sum()) for x in drawn}) == 6, "two of the samples are one"
+    target = images.load("coffee", 32)
+    expected = [torch.cat(drawn[a:b]).mean(0, keepdim=True) for a, b in ((0, 1), (0, 2), (0, 4), (4, 5), (4, 6))]
+    assert [m["psnr"] for m in row["means"]] == [round(metrics.psnr(x, target), 3) for x in expected]
+    own = {name: experiment.run(Cell("coffee", 32, 0, config, "inpaint_50")) for name, config in others.items()}
+    assert all(row[name]["psnr"] == round(result.psnr, 3) for name, result in own.items())
+    x = own["DIP"].x0_hat
+    assert row["DIP"]["ssim"] == round(metrics.ssim(x, target), 4)
+    assert row["DIP"]["swd"] == round(metrics.patch_swd(x, target, compute.generator(0, "swd")), 4)
+    assert row["DIP"]["spectrum"] == round(metrics.spectral_distance(x, target), 2)
+    both = [(x + own["DIP+DDPM"].x0_hat) / 2 for x in expected]
+    assert [m["both"]["psnr"] for m in row["means"]] == [round(metrics.psnr(x, target), 3) for x in both]
+
+
+def test_the_record_of_means_holds_the_nine_tasks_and_a_mean_is_nearer_than_a_sample() -> None:
+    kept = json.loads((BENCHMARKS / "averages.json").read_text())
+    ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
+    assert ran == {(image, task, 0) for image in priors.EVALUATION for task in operators.TASKS}
+    assert kept["samples"] == [list(pair) for pair in averages.SAMPLES.items()]
+    assert kept["limit"] == averages.LIMIT
+    assert kept["chain"] == asdict(play.FROM_NOISE), "the record is of other chains: run benchmarks/averages.py"
+    for steps, most in averages.SAMPLES.items():
+        gains = []
+        for row in kept["rows"]:
+            assert set(row) >= set(averages.OTHERS)
+            psnr = {(m["steps"], m["samples"]): m["psnr"] for m in row["means"]}
+            gains.append(psnr[steps, most] - psnr[steps, 1])
+        assert experiment.interval(gains).low > 0
 
 
 def test_ddpm_from_noise_takes_what_its_record_prefers() -> None:
