@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cache, partial, singledispatch
+from functools import cache, lru_cache, partial, singledispatch
 from pathlib import Path
 from typing import Any, Literal, Protocol, SupportsFloat, TypeVar
 
@@ -443,7 +443,14 @@ def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
         denoiser, _, seconds = single_prior(x_true, cell.training)
         return denoiser, seconds
     fold = _fold_for(x_true)
-    return priors.load_fold(fold), float(priors.record(fold)["seconds"])
+    denoiser = _loaded(fold, priors.weights_digest(fold), compute.default())
+    return denoiser, float(priors.record(fold)["seconds"])
+
+
+@lru_cache(maxsize=2)
+def _loaded(fold: priors.Fold, weights: str, how: compute.Compute) -> DenoisingUNet:
+    """One fold's prior, read and built once for all cells of a process; no cell changes it."""
+    return priors.load_fold(fold)
 
 
 def single_prior(x_true: Image, config: TrainConfig, seed: int = 0) -> tuple[DenoisingUNet, list[float], float]:

@@ -355,6 +355,26 @@ def test_the_hybrid_from_zero_is_dips_image_exactly() -> None:
     assert result.seconds["fit"] == alone.seconds["fit"]
 
 
+def test_cells_share_a_prior_that_is_read_once_and_no_cell_changes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment._loaded.cache_clear()
+    read: list[int] = []
+    load = priors.load_fold
+    monkeypatch.setattr(priors, "load_fold", lambda fold: (read.append(fold), load(fold))[1])
+    asked = [
+        cell(SAMPLE, image=name, task="inpaint_50", prior="bundled") for name in ("astronaut", "coffee", "chelsea")
+    ]
+    for one in asked:
+        run(one)
+        run(replace(one, config=HYBRID))
+    assert sorted(read) == sorted({priors.fold_for(one.x_true()) for one in asked}), "once a fold"
+    kept, fresh = experiment.prior_of(asked[0])[0], load(priors.fold_for(asked[0].x_true()))
+    assert all(torch.equal(a, b) for a, b in zip(kept.state_dict().values(), fresh.state_dict().values(), strict=True))
+    # another file, or another way to compute, is another prior
+    monkeypatch.setattr(priors, "weights_digest", lambda fold: "other")
+    experiment.prior_of(asked[0])
+    assert len(read) == 3
+
+
 def test_a_result_of_ddpm_is_handed_over_as_a_start_is(fits: list[int]) -> None:
     asked = CELLS["DDPM, handed over"]()
     result, first = run(asked), run(replace(asked, config=SAMPLE, first=None))
