@@ -150,9 +150,8 @@ def concatenate(notebooks: dict[str, nbformat.NotebookNode]) -> nbformat.Noteboo
                 for output in cell.outputs:
                     data = output.get("data", {})
                     record = data.pop(RECORD, None)
-                    if (
-                        record is not None and record == told and "text/html" in data
-                    ):  # once is enough; where it differs it is told again
+                    # once is enough; where it differs it is told again
+                    if record is not None and record == told and "text/html" in data:
                         data["text/html"] = MACHINE_ROW.sub("", data["text/html"])
                     told = record or told
         joined.cells.extend(cells)
