@@ -429,6 +429,44 @@ def test_the_record_of_longer_fits_holds_the_nine_tasks_and_what_the_paper_run_t
     assert paper["07_restoration"]["iterations"] == longer.LIMITS[1]
 
 
+def test_the_readme_tells_what_the_records_hold() -> None:
+    """Longer fits and averaged samples stand in prose there: its numbers are computed here, as Appendix C has them."""
+    told = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+
+    def over_images(values: dict[tuple[str, str], float]) -> str:
+        by_image = {name: [v for (image, _), v in values.items() if image == name] for name, _ in values}
+        return format(experiment.interval(sum(v) / len(v) for _, v in sorted(by_image.items())), "+.2f").replace(
+            "-", "−"
+        )
+
+    rows = {
+        name: {
+            (row["image"], row["degradation"]): row
+            for row in json.loads((BENCHMARKS / f"{name}.json").read_text())["rows"]
+        }
+        for name in ("longer", "averages")
+    }
+
+    def apart(a: str, b: str) -> dict[tuple[str, str], float]:
+        return {where: row[a]["psnr"] - row[b]["psnr"] for where, row in rows["longer"].items()}
+
+    added = apart("DIP+DDPM, whole fit", "DIP, 1500")
+    assert f"Handed over itself, that longer fit gains {over_images(added)} dB" in told
+    assert sum(gain > 0 for gain in added.values()) == 36
+    assert "in each of the 36 runs" in told
+    assert f"lead of the hybrid, whose fit is short, is {over_images(apart('DIP+DDPM', 'DIP, 1500'))} dB" in told
+    assert f"With 1500 it gains {over_images(apart('DIP, 1500', 'DIP, 450')).split()[0].lstrip('+')} dB" in told
+    worth = over_images(apart("DIP+DDPM, whole fit", "DIP+DDPM")).split()[0].lstrip("+")
+    assert f"ended {worth} dB above the usual short one" in told
+    rival = {
+        where: max(m["psnr"] for m in row["means"] if m["samples"] == averages.SAMPLES[m["steps"]])
+        for where, row in rows["averages"].items()
+    }
+    for name, said in (("DIP+DDPM", "from DIP is then at {} dB to it"), ("start chosen", "start chosen at {} dB")):
+        lead = {where: row[name]["psnr"] - rival[where] for where, row in rows["averages"].items()}
+        assert said.format(over_images(lead)) in told
+
+
 def test_the_means_of_samples_are_means_of_different_samples(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path))
     monkeypatch.setattr(averages, "SAMPLES", {2: 4, 3: 2})
