@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,6 +35,7 @@ BUNDLED_CHANNELS = TrainConfig.bundled().channels
 STORED_AS = "experiment.run"
 CHECKPOINT_SECONDS = 60
 TELL_SECONDS = 20  # between two lines of progress
+PROGRESS = re.compile(r"[^:]+: \d+ of \d+ cells, about \d+ s left")  # such a line, for who runs notebooks in batch
 TRACE_POINTS = 40
 FRAMES = 12
 REPORT = "DIPDDPM_REPORT"  # set where a notebook runs for the report

@@ -12,7 +12,9 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shutil
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ from errors import BuildError
 
 HERE = Path(__file__).resolve().parent
 LEDGER = "08_conclusion"
+TELL_SECONDS = 60  # between two lines of a notebook's progress in a log
 DOWNLOADS = "notebooks"  # beside the page: the executed notebooks, to be downloaded
 NO_BROWSER = (
     "no PDF: no Chromium found; install Chromium or set CHROMIUM=/path/to/chromium, then run with --render-only"
@@ -80,15 +83,15 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     planned = {stem: planned[stem] for stem in execution.running_order(chosen)}
     record = {"preset": arguments.preset or "none", "commit": execution.commit(HERE.parent)}
     progress = Progress(list(planned), arguments.output / "executed", workers)
-    runs = execution.run_notebooks(
-        notebooks, arguments.output / "executed", planned, record, workers, progress.cell_starts
-    )
+    runs = execution.run_notebooks(notebooks, arguments.output / "executed", planned, record, workers, progress.goes_on)
     for stem, seconds in runs:
         progress.notebook_ends(stem, seconds)
 
 
 class Progress:
-    """A line for each notebook that has run, with what is left; on a terminal also the cells that run now.
+    """A line for each notebook that has run, with what is left; between them what runs now.
+
+    On a terminal that is one line, always of now; elsewhere, as in a log, a line for a notebook's sweep each minute.
 
     The time left is what the notebooks took when they were last run, and for others the mean of all that is known.
     """
@@ -97,15 +100,20 @@ class Progress:
         self.left = {stem: execution.seconds_before(executed / f"{stem}.ipynb") for stem in stems}
         self.total, self.workers = len(stems), workers
         self.known = [seconds for seconds in self.left.values() if seconds is not None]
-        self.cells: dict[str, str] = {}
+        self.running: dict[str, str] = {}
+        self.told: dict[str, float] = {}
 
-    def cell_starts(self, stem: str, cell: int, cells: int) -> None:
-        self.cells[stem] = f"{stem} {cell}/{cells}"
+    def goes_on(self, stem: str, where: str) -> None:
+        self.running[stem] = f"{stem}, {where}"
         if sys.stderr.isatty():
-            print(f"\r\x1b[K{', '.join(sorted(self.cells.values()))}", end="", file=sys.stderr, flush=True)
+            said = "; ".join(sorted(self.running.values()))
+            print(f"\r\x1b[K{said[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
+        elif where.endswith("left") and time.monotonic() - self.told.get(stem, -TELL_SECONDS) >= TELL_SECONDS:
+            self.told[stem] = time.monotonic()
+            print(self.running[stem], flush=True)
 
     def notebook_ends(self, stem: str, seconds: float) -> None:
-        self.cells.pop(stem, None)
+        self.running.pop(stem, None)
         self.left.pop(stem)
         self.known.append(seconds)
         mean = sum(self.known) / len(self.known)

@@ -33,7 +33,7 @@ from papermill.engines import NBClientEngine, papermill_engines
 from dipddpm_lib import compute, experiment, store
 from errors import BuildError
 
-CELL_TIMEOUT = 4 * 3600  # seconds; a sweep of `make paper` may take one, and papermill's own default is for ever
+CELL_TIMEOUT = 12 * 3600  # seconds; a slow machine's sweep for `make paper` takes 5 h; papermill's default is for ever
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and what its results cost
@@ -42,7 +42,7 @@ RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and
 PRELOAD = "__import__('dipddpm_lib.claims'); __import__('dipddpm_lib.widgets')"
 
 Parameters = dict[str, Any]
-Tell = Callable[[str, int, int], None]
+Tell = Callable[[str, str], None]
 
 
 def find_notebooks(folder: Path) -> dict[str, Path]:
@@ -230,7 +230,7 @@ def run_notebooks(
     planned: Mapping[str, Parameters],
     record: Mapping[str, str],
     workers: int = 1,
-    tell: Tell = lambda stem, cell, cells: None,
+    tell: Tell = lambda stem, where: None,
 ) -> Iterator[tuple[str, float]]:
     """Run the planned notebooks; yields stem and seconds as each ends.
 
@@ -240,7 +240,8 @@ def run_notebooks(
     side.
 
     record: what each executed notebook keeps of this run, beside its parameters and seconds
-    tell:   called with the stem, the cell that starts (1, 2, …) and the number of cells
+    tell:   called with the stem and where it is, as each cell starts ("cell 5 of 24") and as the sweep in it goes on
+            ("cell 5 of 24, restoration: 40 of 324 cells, about 900 s left")
     """
     compute.default()  # decided once, before there are threads that would each try
     if workers > 1:
@@ -361,21 +362,38 @@ class _Kernel(KernelManager):
             self.used.unlink(missing_ok=True)
 
 
+class _Listener:
+    """Where papermill writes what a notebook says on stderr: of that, a sweep's lines of progress are told on."""
+
+    def __init__(self, tell: Callable[[str], None]):
+        self.tell, self.cell = tell, ""
+
+    def starts(self, cell: str) -> None:
+        self.cell = cell
+        self.tell(cell)
+
+    def write(self, text: str) -> None:
+        for line in text.splitlines():
+            if experiment.PROGRESS.fullmatch(line):
+                self.tell(f"{self.cell}, {line}")
+
+    def flush(self) -> None:
+        """papermill asks for it; nothing is held back."""
+
+
 class _Engine(NBClientEngine):
     """papermill's own engine, which tells of each cell as it starts."""
 
     @classmethod
-    def execute_managed_notebook(
-        cls, manager: Any, kernel_name: str, tell: Callable[[int, int], None], **more: Any
-    ) -> Any:
+    def execute_managed_notebook(cls, manager: Any, kernel_name: str, stderr_file: _Listener, **more: Any) -> Any:
         start = manager.cell_start
 
         def told(cell: nbformat.NotebookNode, cell_index: int, **rest: Any) -> Any:
-            tell(cell_index + 1, len(manager.nb.cells))
+            stderr_file.starts(f"cell {cell_index + 1} of {len(manager.nb.cells)}")
             return start(cell, cell_index, **rest)
 
         manager.cell_start = told
-        return super().execute_managed_notebook(manager, kernel_name, **more)
+        return super().execute_managed_notebook(manager, kernel_name, stderr_file=stderr_file, **more)
 
 
 papermill_engines.register("telling", _Engine)
@@ -437,7 +455,7 @@ def _run_notebook(
             execution_timeout=CELL_TIMEOUT,
             km=kernel,
             engine_name="telling",
-            tell=partial(tell, path.stem),
+            stderr_file=_Listener(partial(tell, path.stem)),
         )
     except Exception as error:
         if stopped is not None and stopped.is_set():

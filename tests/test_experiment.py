@@ -969,7 +969,9 @@ def test_progress_in_batch_is_terse_text(monkeypatch: pytest.MonkeyPatch, capsys
     outcomes = list(enumerate(cells))
     assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
     told = capsys.readouterr()
-    assert [line.split(",")[0] for line in told.err.splitlines()] == ["these: 1 of 3 cells", "these: 2 of 3 cells"]
+    lines = told.err.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["these: 1 of 3 cells", "these: 2 of 3 cells"]
+    assert all(experiment.PROGRESS.fullmatch(line) for line in lines), "a build finds them by it"
     assert told.out == ""
 
 

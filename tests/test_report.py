@@ -943,6 +943,35 @@ print([os.environ[name] for name in ("DIPDDPM_THREADS", "OMP_NUM_THREADS", "WORK
     assert "['00_first.ipynb', '01_second.ipynb']" in text
 
 
+@pytest.mark.parametrize(
+    ("terminal", "seconds", "lines"), [(False, 0, 3), (False, 60, 1), (True, 0, 0)], ids=["log", "minute", "terminal"]
+)
+def test_a_build_says_how_far_a_sweep_is(
+    terminal: bool,
+    seconds: int,
+    lines: int,
+    sources: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In a log a line now and then, on a terminal one that is written over; a notebook's other remarks stay in it."""
+    monkeypatch.setattr(build, "TELL_SECONDS", seconds)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    sweep = """import sys
+from dipddpm_lib import experiment
+experiment.TELL_SECONDS = 0
+print("a library's remark", file=sys.stderr)
+list(experiment._announced(enumerate(range(4)), 4, "grid"))"""
+    cell = v4.new_code_cell(sweep)
+    nbformat.write(notebook("# 1 First", parameters("SIZE = 32"), cell), sources / "00_first.ipynb")
+    assert run_build(sources, "--only", "00_first", "--no-pdf") == 0
+    told = capsys.readouterr()
+    going = [f"00_first, cell 3 of 3, grid: {done} of 4 cells, about 0 s left" for done in (1, 2, 3)]
+    assert [line for line in told.out.splitlines() if "grid" in line] == going[:lines]
+    assert [f"\r\x1b[K{line}" in told.err for line in going] == [terminal] * 3
+    assert "remark" not in told.out + told.err
+
+
 def test_where_one_fails_those_beside_it_are_finished_and_no_other_starts(
     sources: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
