@@ -84,7 +84,7 @@ class Cell:
             spacing(schedule, self.T, sample.steps, sample.spacing)
             require(self.prior in ("single", "bundled"), f"prior: expected single or bundled, got {self.prior!r}")
             if self.prior == "bundled":
-                _fold_for(x_true)
+                fold_for(x_true)
             elif self.training is None:
                 raise InputError("prior: single needs a TrainConfig in `training`")
             else:
@@ -427,14 +427,23 @@ class _Counted:
         return self.denoiser(x_t, sigma)
 
 
-_FOLDS: dict[str, priors.Fold] = {}  # by the image's digest: a sweep asks for the same images again and again
+def fold_for(x_true: Image) -> priors.Fold:
+    """`priors.fold_for`, whose search among all that the priors have seen takes seconds: kept in the store.
+
+    InputError where both have seen the image, each time anew.
+    """
+    both: tuple[priors.Fold, ...] = (1, 2)
+    asked = (images.digest(x_true), *(priors.weights_digest(fold) for fold in both))
+    if asked not in _FOLDS:
+        name = store.key("priors.fold_for", {"asked": asked})
+        if (kept := store.serve(name)) is None:  # not `store.remember`: a refusal comes before the store is touched
+            kept = {"fold": priors.fold_for(x_true)}, {}
+            store.put(name, *kept)
+        _FOLDS[asked] = kept[0]["fold"]
+    return _FOLDS[asked]
 
 
-def _fold_for(x_true: Image) -> priors.Fold:
-    digest = images.digest(x_true)
-    if digest not in _FOLDS:
-        _FOLDS[digest] = priors.fold_for(x_true)
-    return _FOLDS[digest]
+_FOLDS: dict[tuple[str, ...], priors.Fold] = {}  # a sweep asks for the same images again and again
 
 
 def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
@@ -444,7 +453,7 @@ def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
         assert cell.training is not None  # Cell.check
         denoiser, _, seconds = single_prior(x_true, cell.training)
         return denoiser, seconds
-    fold = _fold_for(x_true)
+    fold = fold_for(x_true)
     denoiser = _loaded(fold, priors.weights_digest(fold), compute.default())
     return denoiser, float(priors.record(fold)["seconds"])
 
@@ -580,7 +589,7 @@ def _parameters(cell: Cell, x_true: Image) -> dict[str, Any]:
         for unread in ("prior", "training", "schedule", "T"):
             content.pop(unread)
     elif cell.prior == "bundled":
-        fold = _fold_for(x_true)
+        fold = fold_for(x_true)
         content["training"] = priors.weights_digest(fold)
     return content
 

@@ -375,6 +375,25 @@ def test_cells_share_a_prior_that_is_read_once_and_no_cell_changes_it(monkeypatc
     assert len(read) == 3
 
 
+def test_which_prior_has_not_seen_an_image_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    search = priors.fold_for
+    monkeypatch.setattr(priors, "fold_for", lambda image: (searched.append(images.digest(image)), search(image))[1])
+    target, seen = images.load("rocket", 64), images.load("camera", 64)
+    expected = search(target)
+    for _ in range(2):
+        experiment._FOLDS.clear()  # as another process
+        assert experiment.fold_for(target) == experiment.fold_for(target) == expected
+    assert searched == [images.digest(target)]
+    for n in (2, 3):
+        with pytest.raises(InputError, match="trained on this image"):
+            experiment.fold_for(seen)
+        assert len(searched) == n, "a refusal is not kept"
+    monkeypatch.setattr(priors, "weights_digest", lambda fold: f"other weights {fold}")
+    assert experiment.fold_for(target) == expected
+    assert len(searched) == 4, "other weights have seen something else"
+
+
 def test_a_result_of_ddpm_is_handed_over_as_a_start_is(fits: list[int]) -> None:
     asked = CELLS["DDPM, handed over"]()
     result, first = run(asked), run(replace(asked, config=SAMPLE, first=None))
