@@ -291,7 +291,7 @@ def _over_dip(e: Evidence) -> Finding:
     sure = above == n and low > 0 and added.low > 0
     won = (_sign(d, "better", "worse", "level") == "better") + (r > TIE_DB and sure)
     if above < n:
-        tail += f", above it in {above:.0f} of {n:.0f} tasks"
+        tail += f", above it in {above:.0f} of {counted(n, 'task')}"
     tail += f"; handing DIP's own whole fit over adds {_db(added)} to it"
     if r > TIE_DB and not sure:
         return "holds under conditions", tail
@@ -480,8 +480,8 @@ def _restores(e: Evidence) -> Finding:
     if verdict != "does not hold" and low > 0 and above == n and classical == n:
         verdict = "holds"
     return verdict, (
-        f"restoration: {_db(lead)} over DDPM from noise (above it in {above:.0f} of {n:.0f} tasks, {speed:.1f}× its "
-        f"speed, {calls:.0f} network calls against {rival:.0f}), above the classical method in {classical:.0f} of "
+        f"restoration: {_db(lead)} over DDPM from noise (above it in {above:.0f} of {counted(n, 'task')}, {speed:.1f}× "
+        f"its speed, {calls:.0f} network calls against {rival:.0f}), above the classical method in {classical:.0f} of "
         f"{n:.0f}"
     )
 
@@ -492,9 +492,9 @@ def _practical(e: Evidence) -> Finding:
     n, fits, classical = (e.number("restoration", k) for k in ("tasks", "chosen_dip", "chosen_above_classical"))
     good = over > TIE_DB and not low <= 0 and speed > 1
     return ("holds under conditions" if good else "does not hold"), (
-        f"with the start chosen, DIP in {fits:.0f} of {n:.0f} tasks: {_db(Interval(over, low, high, 0))} over DDPM "
-        f"from noise at {speed:.1f}× its speed, no worse than the classical method in {classical:.0f}; it restores, "
-        "and generates nothing new"
+        f"with the start chosen, DIP in {fits:.0f} of {counted(n, 'task')}: {_db(Interval(over, low, high, 0))} over "
+        f"DDPM from noise at {speed:.1f}× its speed, no worse than the classical method in {classical:.0f}; it "
+        "restores, and generates nothing new"
     )
 
 
@@ -593,7 +593,7 @@ def _dips_start(e: Evidence) -> Finding:
     verdict: Verdict = "holds" if better == n else "holds under conditions" if better else "does not hold"
     return verdict, (
         f"after the same hand-off DIP's start is more than {near:g} dB ahead of the better of two that need no fit in "
-        f"{better:.0f} of {n:.0f} tasks, level in {level:.0f}, behind in {n - better - level:.0f}"
+        f"{better:.0f} of {counted(n, 'task')}, level in {level:.0f}, behind in {n - better - level:.0f}"
     )
 
 
@@ -716,10 +716,10 @@ def _finding_restoration(e: Evidence) -> str:
     ahead, alone = _db(leads["DDPM"]), _db(leads["DIP"])
     return (
         f"**Where only a measurement is seen, the hybrid {verdict}**: a short fit of DIP to the measurement gives the "
-        f"image from which DDPM goes on. Over {n:.0f} tasks ({basis}) the result is {ahead} over DDPM from noise, each "
-        f"run of which has its best number of steps, at {speed:.1f}× the speed, and {alone} over DIP alone, which may "
-        f"take {limit:.0f} iterations; that fit of DIP's gains {_db(_added(e))} when it is handed over itself. In "
-        f"{n - classical:.0f} of the tasks a classical method is at least as good. Handed over in DIP's place, at the "
+        f"image from which DDPM goes on. Over {counted(n, 'task')} ({basis}) the result is {ahead} over DDPM from "
+        f"noise, each run of which has its best number of steps, at {speed:.1f}× the speed, and {alone} over DIP "
+        f"alone, which may take {limit:.0f} iterations; that fit of DIP's gains {_db(_added(e))} when it is handed over "
+        f"itself. In {n - classical:.0f} of the tasks a classical method is at least as good. Handed over in DIP's place, at the "
         f"noise level that suits the target, DDPM's own result ends {beside(-handed)} the hybrid.{cause} With the "
         f"start chosen by the kind of task, DIP's in {fits:.0f} of {n:.0f}, the hybrid is {beside(chosen)} DDPM from "
         f"noise and no worse than the classical method in {level:.0f}."
