@@ -719,9 +719,10 @@ def _finding_restoration(e: Evidence) -> str:
         f"image from which DDPM goes on. Over {counted(n, 'task')} ({basis}) the result is {ahead} over DDPM from "
         f"noise, each run of which has its best number of steps, at {speed:.1f}× the speed, and {alone} over DIP "
         f"alone, which may take {limit:.0f} iterations; that fit of DIP's gains {_db(_added(e))} when it is handed "
-        f"over itself. In {n - classical:.0f} of the tasks a classical method is at least as good. Handed over in DIP's "
-        f"place, at the noise level that suits the target, DDPM's own result ends {beside(-handed)} the hybrid.{cause} With the "
-        f"start chosen by the kind of task, DIP's in {fits:.0f} of {n:.0f}, the hybrid is {beside(chosen)} DDPM from "
+        f"over itself. In {n - classical:.0f} of the tasks a classical method is at least as good. Handed over in "
+        f"DIP's place, at the noise level that suits the target, DDPM's own result ends {beside(-handed)} the hybrid."
+        f"{cause} With the start chosen by the kind of task, DIP's in {fits:.0f} of {n:.0f}, the hybrid is "
+        f"{beside(chosen)} DDPM from "
         f"noise and no worse than the classical method in {level:.0f}."
     )
 
