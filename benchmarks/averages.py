@@ -17,8 +17,8 @@ import torch
 from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
 
 from dipddpm_lib import compute, ddpm, experiment, images, metrics, play, priors
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import Image
 

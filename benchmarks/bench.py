@@ -29,9 +29,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from dipddpm_lib import compute, ddpm, dip, experiment, images, networks, priors, store, workers
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import Measurement, Result
 

@@ -37,11 +37,11 @@ from hypothesis import strategies as st
 from PIL import Image as PIL_Image
 from torch import Tensor
 
-from dipddpm_lib import compute, experiment, images, store
+from dipddpm_lib import cells, compute, experiment, images, store
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import InputError
 
@@ -303,9 +303,7 @@ def is_short(cell: Cell) -> bool:
     parts = [found["config"], found["config"].get("dip") or {}, found["config"].get("sample") or {}, found["training"]]
     names = ("iterations", "tv_iterations", "steps", "runs", "batch")
     counts = [part.get(name, 1) for part in parts if part for name in names]
-    return (
-        max([*counts, cell.size // 8]) <= 8 and experiment.bytes_needed(cell.config, cell.size, cell.training) < 2**26
-    )
+    return max([*counts, cell.size // 8]) <= 8 and cells.bytes_needed(cell.config, cell.size, cell.training) < 2**26
 
 
 def mutated_configurations(count: int) -> dict[str, int]:

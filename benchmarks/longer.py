@@ -15,8 +15,8 @@ from typing import Any
 from handoff import SIZE, arguments, collect, write
 
 from dipddpm_lib import experiment
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import Result
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dipddpm_lib import compute, dip, images, metrics
-from dipddpm_lib.experiment import Cell
+from dipddpm_lib.cells import Cell
 
 from bench import TASK, YARDSTICKS, keep  # isort: skip
 

@@ -17,8 +17,8 @@ import torch
 from handoff import SIZE, arguments, collect, measured, write
 
 from dipddpm_lib import compute, experiment, images, metrics
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell
 from dipddpm_lib.networks import SkipNetwork, build
 from dipddpm_lib.optimise import Adam
 from dipddpm_lib.types import Image, Measurement

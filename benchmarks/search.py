@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from dipddpm_lib import compute, experiment
+from dipddpm_lib import cells, compute, experiment
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.types import require
 
@@ -144,7 +144,7 @@ def main() -> None:
         for photograph in PHOTOGRAPHS:
             if (photograph, seed) in done:
                 continue
-            result = experiment.run(experiment.Cell(photograph, SIZE, seed, config, "denoise_25"))
+            result = experiment.run(cells.Cell(photograph, SIZE, seed, config, "denoise_25"))
             record["fits"].append(
                 {
                     "image": photograph,

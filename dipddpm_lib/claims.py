@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from . import experiment
-from .experiment import Results, beside, counted, interval
+from . import evidence
+from .evidence import Results, interval
+from .narrative import beside, counted
 from .types import Interval
 
 Verdict = Literal["holds", "holds under conditions", "does not hold", "not measured"]
@@ -585,7 +586,7 @@ NUMBERS = (
 
 def collected() -> Evidence:
     """The evidence that the notebooks last kept in the store."""
-    return Evidence({n: experiment.collected(n) for n in COLLECTIONS}, {n: experiment.noted(n) for n in NUMBERS})
+    return Evidence({n: evidence.collected(n) for n in COLLECTIONS}, {n: evidence.noted(n) for n in NUMBERS})
 
 
 def _dips_start(e: Evidence) -> Finding:

@@ -17,7 +17,7 @@ import torch
 from PIL import Image as PIL_Image
 from PIL import PngImagePlugin
 
-from . import compute, ddpm, dip, experiment, hybrid, images, metrics, operators, priors, tiles
+from . import cells, compute, ddpm, dip, hybrid, images, metrics, operators, priors, tiles
 from .ddpm import SampleConfig
 from .dip import DIPConfig
 from .hybrid import HandOff, HybridConfig, Start
@@ -152,7 +152,7 @@ class Choice:
         if self.method == "DIP+DDPM":
             self._check_start()
         if not self.full:  # a tile is small
-            experiment.check_memory(self.config(), self.size)
+            cells.check_memory(self.config(), self.size)
 
     def _check_start(self) -> None:
         require(

@@ -423,7 +423,7 @@ FORMATS = {
     "RMSE of the fit": ".3f",
     "RMSE, estimated": ".3f",
 }
-"""How the columns of `experiment.COLUMNS` are written."""
+"""How the columns of `evidence.COLUMNS` are written."""
 
 
 def table(

@@ -30,7 +30,7 @@ from jupyter_client.manager import KernelManager
 from jupyter_core.utils import ensure_event_loop
 from papermill.engines import NBClientEngine, papermill_engines
 
-from dipddpm_lib import compute, experiment, store
+from dipddpm_lib import compute, evidence, experiment, store
 from errors import BuildError
 
 CELL_TIMEOUT = 12 * 3600  # seconds; a slow machine's sweep for `make paper` takes 5 h; papermill's default is for ever
@@ -411,7 +411,7 @@ def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str
     os.close(descriptor)
     kernel.used = Path(used)
     # a relative one is meant from here, not from the notebooks
-    places = {"DIPDDPM_STORE": str(store.folder().resolve()), experiment.REPORT: "1"}
+    places = {"DIPDDPM_STORE": str(store.folder().resolve()), evidence.REPORT: "1"}
     # the level silences the kernel's own remarks at its start and end
     kernel.start_kernel(
         cwd=str(notebook.resolve().parent),

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from dipddpm_lib import experiment, images, operators, plotting
+from dipddpm_lib import evidence, images, operators, plotting
 
 TASK = "compressive_10"
 
 
 def main() -> None:
-    os.environ[experiment.REPORT] = "1"  # not what was run by hand
-    results = experiment.collected("restoration").only(task=TASK, seed=0)
+    os.environ[evidence.REPORT] = "1"  # not what was run by hand
+    results = evidence.collected("restoration").only(task=TASK, seed=0)
     if not results:
         raise SystemExit("hero: no stored results of 07_restoration; run make report first")
     cell = results[0][0]

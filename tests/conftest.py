@@ -171,3 +171,26 @@ def playground_parameters() -> dict[str, Any]:
     (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign) and node.value]
     return {node.target.id: ast.literal_eval(node.value) for node in assigned}  # type: ignore[union-attr]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The place of a store of the test's own, which is not there yet."""
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each DIP fit that is started."""
+    from dipddpm_lib import dip
+
+    started: list[int] = []
+    real = dip.reconstruct
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        started.append(1)
+        yield from real(*arguments)
+
+    monkeypatch.setattr(dip, "reconstruct", counted)
+    return started

@@ -20,11 +20,11 @@ import torch
 import yaml
 from torch import Tensor
 
-from dipddpm_lib import compute, ddpm, dip, experiment, hybrid, images, metrics, operators, play, priors
+from dipddpm_lib import compute, ddpm, dip, evidence, experiment, hybrid, images, metrics, operators, play, priors
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import InputError
 
@@ -435,9 +435,7 @@ def test_the_readme_tells_what_the_records_hold() -> None:
 
     def over_images(values: dict[tuple[str, str], float]) -> str:
         by_image = {name: [v for (image, _), v in values.items() if image == name] for name, _ in values}
-        return format(experiment.interval(sum(v) / len(v) for _, v in sorted(by_image.items())), "+.2f").replace(
-            "-", "−"
-        )
+        return format(evidence.interval(sum(v) / len(v) for _, v in sorted(by_image.items())), "+.2f").replace("-", "−")
 
     rows = {
         name: {
@@ -515,7 +513,7 @@ def test_the_record_of_means_holds_the_nine_tasks_and_a_mean_is_nearer_than_a_sa
             assert set(row) >= set(averages.OTHERS)
             psnr = {(m["steps"], m["samples"]): m["psnr"] for m in row["means"]}
             gains.append(psnr[steps, most] - psnr[steps, 1])
-        assert experiment.interval(gains).low > 0
+        assert evidence.interval(gains).low > 0
 
 
 def test_ddpm_from_noise_takes_what_its_record_prefers() -> None:

@@ -11,11 +11,12 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from dipddpm_lib import claims, experiment
+from dipddpm_lib import claims, store
+from dipddpm_lib.cells import Cell, Config
 from dipddpm_lib.claims import CLAIMS, Claim, Evidence, Missing, Verdict, judge, ledger, summary
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell, Config, Results
+from dipddpm_lib.evidence import Results, note, noted
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import Result
 
@@ -543,9 +544,9 @@ def test_one_number_of_timesteps_compares_nothing() -> None:
 
 def test_evidence_is_read_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evidence()
-    monkeypatch.setattr(experiment, "collected", lambda name: whole.results[name])
+    monkeypatch.setattr("dipddpm_lib.evidence.collected", lambda name: whole.results[name])
     for name, numbers in NUMBERS.items():
-        experiment.note(name, **{k: float(v) for k, v in numbers.items()})
+        note(name, **{k: float(v) for k, v in numbers.items()})
     assert ledger().equals(ledger(whole))
     assert set(claims.COLLECTIONS) == set(BASE)
     assert set(claims.NUMBERS) == set(NUMBERS)
@@ -571,7 +572,7 @@ def test_the_evidence_names_its_images_and_seeds() -> None:
 
 
 def test_results_of_other_source_code_are_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment.note("noise", steps=3.0)
-    assert experiment.noted("noise") == {"steps": 3.0}
-    monkeypatch.setattr(experiment.store, "source_digest", lambda: "another")
-    assert experiment.noted("noise") == {}
+    note("noise", steps=3.0)
+    assert noted("noise") == {"steps": 3.0}
+    monkeypatch.setattr(store, "source_digest", lambda: "another")
+    assert noted("noise") == {}

@@ -6,90 +6,43 @@ import json
 import math
 import os
 import platform
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
-import numpy as np
-import pandas as pd
 import pytest
 import torch
+from grids import CELLS, DIP, HYBRID, SAMPLE, TRAINING, cell, key, measured, plain
 from hypothesis import example, given
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dipddpm_lib import classical, compute, ddpm, dip, experiment, hybrid, images, metrics, priors, store
+from dipddpm_lib import (
+    classical,
+    compute,
+    ddpm,
+    dip,
+    experiment,
+    hybrid,
+    images,
+    metrics,
+    priors,
+    store,
+)
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell, Config, Results, SweepError, collected, interval, note, noted, run, sweep
-from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.evidence import collected, note
+from dipddpm_lib.experiment import SweepError, run, sweep
 from dipddpm_lib.schedules import NoiseSchedule
-from dipddpm_lib.types import InputError, Result, Step
+from dipddpm_lib.types import InputError, Step
 
-DIP = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=6, held_out=0.1)
-SAMPLE = SampleConfig(steps=3)
-HYBRID = HybridConfig(dip=DIP, sample=SAMPLE, start="dip")
-TRAINING = TrainConfig(channels=(8,), steps=3, batch=2, warmup=1)
-
-
-def cell(config: Config = DIP, image: str = "coffee", seed: int = 0, **more: Any) -> Cell:
-    """A cell whose denoiser, where there is one, is trained in three steps."""
-    return Cell(image, 32, seed, config, **{"prior": "single", "training": TRAINING, **more})
-
-
-CELLS: dict[str, Callable[[], Cell]] = {
-    "DIP": lambda: cell(DIP, task="inpaint_50"),
-    "DIP of the target": lambda: cell(replace(DIP, stop="none")),
-    "DDPM": lambda: cell(SAMPLE),
-    "DDPM with data": lambda: cell(replace(SAMPLE, eta=1.0), task="denoise_25", T=10),
-    "DIP+DDPM": lambda: cell(HYBRID, task="compressive_10"),
-    "DIP+DDPM, renoised": lambda: cell(replace(HYBRID, kind="renoise", t_start=2, consistency=False)),
-    "DDPM, handed over": lambda: cell(replace(HYBRID, t_start=300), task="deblur", first=SAMPLE),
-    "classical": lambda: cell(ClassicalConfig(), task="super_x4"),
-}
-
-
-@pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """One entry for each DIP fit that is started."""
-    started: list[int] = []
-    real = dip.reconstruct
-
-    def counted(*arguments: Any) -> Iterator[Step]:
-        started.append(1)
-        yield from real(*arguments)
-
-    monkeypatch.setattr(dip, "reconstruct", counted)
-    return started
-
-
-def plain(result: Result) -> dict[str, Any]:
-    """A result as values that compare, tensors to the bit."""
-    fields = {name: getattr(result, name) for name in Result.__dataclass_fields__}
-    return {k: (str(v.dtype), v.shape, v.numpy().tobytes()) if torch.is_tensor(v) else v for k, v in fields.items()}
-
-
-def measured(result: Result) -> dict[str, Any]:
-    """What of a result does not depend on the clock."""
-    fields = plain(result)
-    scores = [(i, p, q) for i, _, p, q in result.trace]
-    extra = {k: v for k, v in result.extra.items() if k != "training_seconds"}
-    return {k: fields[k] for k in ("config", "seed", "digest", "x0_hat", "frames", "evaluations")} | {
-        "scores": scores,
-        "extra": extra,
-    }
+pytestmark = pytest.mark.usefixtures("root")
 
 
 # ---- a cell is run once
@@ -137,49 +90,6 @@ def test_the_same_cell_gives_the_same_bits_in_another_store(
     assert measured(run(CELLS[kind]())) == measured(first)
 
 
-def test_numbers_of_numpy_are_noted_too() -> None:
-    experiment.note("of_numpy", whole=np.int64(2), part=np.float32(0.5), ours=3)
-    assert experiment.noted("of_numpy") == {"whole": 2.0, "part": 0.5, "ours": 3.0}
-
-
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize(
-    ("counts", "said"),
-    [
-        ({"steps": [1, 0]}, r"steps\[1\]: expected a whole number of 1 or more, got 0"),
-        ({"steps": [2.5]}, r"steps\[0\]: .* got 2.5"),
-        ({"steps": []}, "steps: expected one whole number or more, got none"),
-        ({"steps": True}, "steps: .* got True"),
-    ],
-)
-def test_lists_of_counts_are_checked_item_by_item(counts: dict[str, Any], said: str) -> None:
-    experiment.check_counts(steps=[1, 2], seeds=3)
-    with pytest.raises(InputError, match=said):
-        experiment.check_counts(**counts)
-
-
-def test_a_record_is_found_from_wherever_a_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert experiment.recorded("../benchmarks/handoff.json")["size"] == 128
-    (tmp_path / "own.json").write_text('{"size": 7}')
-    assert experiment.recorded("own.json") == {"size": 7}
-    (tmp_path / "torn.json").write_text("{")
-    for path, said in (("torn.json", "expected JSON that a benchmark wrote"), ("none.json", "none.json is no file")):
-        with pytest.raises(InputError, match=said):
-            experiment.recorded(path)
-
-
-def test_a_number_with_its_noun_is_plural_unless_it_is_one() -> None:
-    for number, said in (
-        (1, "1 seed"),
-        (np.float64(1), "1 seed"),
-        (0, "0 seeds"),
-        (np.int64(3), "3 seeds"),
-        (1.2, "1 seed"),
-    ):
-        assert experiment.counted(number, "seed") == said
-
-
 def test_evaluations_count_the_calls_of_the_denoiser() -> None:
     assert run(cell(DIP)).evaluations == 0
     assert run(cell(ClassicalConfig(), task="inpaint_50")).evaluations == 0
@@ -212,24 +122,6 @@ def test_the_curve_of_a_fit_is_kept(fits: list[int]) -> None:
     assert experiment.fit_curve(target, DIP, 0) == curve
     assert len(curve) == DIP.iterations
     assert len(fits) == 1
-
-
-# ---- what is measured
-
-
-@pytest.mark.parametrize("task", [None, "inpaint_50", "denoise_25"])
-def test_every_method_sees_the_same_measurement(task: str | None) -> None:
-    configs: tuple[Config, ...] = (DIP, SAMPLE, HYBRID, ClassicalConfig())
-    x_true = images.load("coffee", 32)
-    ys = [cell(config, task=task).measurement(x_true) for config in configs]
-    for y in ys:
-        assert torch.equal(y.y, ys[0].y)
-        assert torch.equal(y.operator.support, ys[0].operator.support)
-    other = cell(DIP, task=task, seed=1).measurement(x_true)
-    assert torch.equal(other.y, ys[0].y) == (task is None), "protocol A draws nothing; B draws for each seed"
-    if task is None:
-        assert torch.equal(ys[0].y, x_true)
-        assert ys[0].sigma_y == 0
 
 
 # ---- the clock
@@ -375,25 +267,6 @@ def test_cells_share_a_prior_that_is_read_once_and_no_cell_changes_it(monkeypatc
     assert len(read) == 3
 
 
-def test_which_prior_has_not_seen_an_image_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    searched: list[str] = []
-    search = priors.fold_for
-    monkeypatch.setattr(priors, "fold_for", lambda image: (searched.append(images.digest(image)), search(image))[1])
-    target, seen = images.load("rocket", 64), images.load("camera", 64)
-    expected = search(target)
-    for _ in range(2):
-        experiment._FOLDS.clear()  # as another process
-        assert experiment.fold_for(target) == experiment.fold_for(target) == expected
-    assert searched == [images.digest(target)]
-    for n in (2, 3):
-        with pytest.raises(InputError, match="trained on this image"):
-            experiment.fold_for(seen)
-        assert len(searched) == n, "a refusal is not kept"
-    monkeypatch.setattr(priors, "weights_digest", lambda fold: f"other weights {fold}")
-    assert experiment.fold_for(target) == expected
-    assert len(searched) == 4, "other weights have seen something else"
-
-
 def test_a_result_of_ddpm_is_handed_over_as_a_start_is(fits: list[int]) -> None:
     asked = CELLS["DDPM, handed over"]()
     result, first = run(asked), run(replace(asked, config=SAMPLE, first=None))
@@ -412,50 +285,6 @@ def test_a_result_of_ddpm_is_handed_over_as_a_start_is(fits: list[int]) -> None:
     assert result.extra["fit_psnr"] == first.psnr
     assert [row[0] for row in result.trace] == [0, 1, 2, 2, 3, 4, 5], "one count of steps; the hand-off shows its start"
     assert fits == [], "no fit"
-
-
-# ---- what makes a cell another cell
-
-
-def key(asked: Cell) -> str:
-    return store.key("experiment.run", experiment._parameters(asked, asked.x_true()))
-
-
-def test_labels_and_names_change_no_key(tmp_path: Path) -> None:
-    from skimage import data
-
-    path = tmp_path / "mine.png"
-    shutil.copy(Path(data.__file__).parent / "coffee.png", path)
-    for config in (DIP, SAMPLE):
-        asked = cell(config)
-        assert key(replace(asked, label="another")) == key(asked)
-        assert key(replace(asked, image=str(path))) == key(asked)
-        assert key(replace(asked, image="rocket")) != key(asked)
-
-
-def test_what_a_method_reads_changes_its_key_and_nothing_else_does() -> None:
-    changes: dict[str, Any] = {"seed": 1, "task": "inpaint_90", "size": 48}
-    read_by_priors = {"T": 500, "schedule": "linear", "training": replace(TRAINING, steps=4)}
-    for config in (DIP, ClassicalConfig()):
-        asked = cell(config, task="inpaint_50")
-        assert len({key(asked), *(key(replace(asked, **{k: v})) for k, v in changes.items())}) == 1 + len(changes)
-        assert {key(replace(asked, **{k: v})) for k, v in read_by_priors.items()} == {key(asked)}
-    for config in (SAMPLE, HYBRID):
-        asked = cell(config, task="inpaint_50")
-        every = {**changes, **read_by_priors, "prior": "bundled"}
-        assert len({key(asked), *(key(replace(asked, **{k: v})) for k, v in every.items())}) == 1 + len(every)
-        assert key(replace(asked, first=SAMPLE)) != key(asked)
-        bundled = replace(asked, prior="bundled")
-        assert key(replace(bundled, training=None)) == key(bundled), "the bundled prior is named by its weights"
-    assert key(cell(DIP)) != key(cell(replace(DIP, jitter=0.01)))
-    assert key(cell(HYBRID)) != key(cell(replace(HYBRID, dip=replace(DIP, lr=0.02))))
-
-
-def test_other_weights_make_other_cells(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = cell(SAMPLE, prior="bundled")
-    before = key(asked)
-    monkeypatch.setattr(experiment.priors, "weights_digest", lambda fold: "retrained")
-    assert key(asked) != before
 
 
 # ---- sweeps
@@ -507,12 +336,6 @@ def test_a_file_that_is_no_image_stops_the_sweep(root: Path, fits: list[int], te
     with pytest.raises(InputError, match=r"text\.png"):
         sweep([cell(DIP), cell(DIP, image=text_file)])
     assert (fits, root.exists()) == ([], False)
-
-
-def test_dip_alone_may_see_any_photograph() -> None:
-    for config in (DIP, ClassicalConfig()):
-        cell(config, image="camera", prior="bundled", task="inpaint_50").check()
-    cell(SAMPLE, image="camera").check()  # the single prior is trained on it anyway
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(
@@ -571,7 +394,7 @@ def test_a_failing_cell_is_recorded_and_the_others_are_done(
     assert len(collected("kept")) == 0
     (path,) = (root / "failed").iterdir()
     record = json.loads(path.read_text())
-    assert experiment._cell(record) == cells[1]
+    assert Cell.restored(record) == cells[1]
     assert record["error"] == "RuntimeError: the weights are not finite"
     assert record["traceback"].startswith("Traceback")
     assert "in poisoned" in record["traceback"]
@@ -605,194 +428,12 @@ def test_a_long_sweep_tells_how_it_goes(monkeypatch: pytest.MonkeyPatch, capsys:
     assert capsys.readouterr().err == "grid: 2 of 4 cells, about 25 s left\n"
 
 
-# ---- collections
-
-
-def test_what_a_sweep_kept_is_collected() -> None:
-    cells = [replace(make(), label=kind) for kind, make in CELLS.items()]
-    results = sweep(cells, name="all")
-    kept = collected("all")
-    assert [c for c, _ in kept] == cells
-    assert [plain(r) for _, r in kept] == [plain(r) for _, r in results]
-    pd.testing.assert_frame_equal(kept.frame(), results.frame(), check_like=True)
-    sweep(cells[:1], name="all")
-    assert len(collected("all")) == 1, "the last sweep of a name counts"
-    assert len(collected("none_of_this_name")) == 0
-
-
-def test_bundled_cells_are_collected_as_they_were() -> None:
-    cells = [Cell("coffee", 32, 0, HYBRID, task="inpaint_50"), Cell("rocket", 32, 0, SAMPLE, T=50, schedule="linear")]
-    results = sweep(cells, name="bundled")
-    assert [c for c, _ in collected("bundled")] == cells
-    assert all(r.extra["training_seconds"] > 60 for _, r in results), "the weights files say how long they took"
-
-
-def test_a_collection_that_lost_a_result_is_no_collection(root: Path) -> None:
-    """Means over what happens to be left would be verdicts over something else."""
-    cells = [cell(DIP, seed=s) for s in range(3)]
-    sweep(cells, name="three")
-    shutil.rmtree(root / key(cells[1]))
-    assert len(collected("three")) == 0
-    sweep(cells, name="three")
-    assert len(collected("three")) == 3
-
-
 def test_a_name_that_leads_out_of_the_store_stops_the_sweep(root: Path, fits: list[int]) -> None:
     with pytest.raises(InputError, match="store: expected a name"):
         sweep([cell(DIP)], name="../elsewhere")
     with pytest.raises(InputError, match="store: expected a name"):
         note("../elsewhere", a=1.0)
     assert (fits, root.exists()) == ([], False)
-
-
-def test_a_result_of_another_form_is_one_line() -> None:
-    asked = cell(ClassicalConfig(), task="inpaint_50")
-    key = store.key("experiment.run", experiment._parameters(asked, asked.x_true()))
-    store.put(key, {"psnr": 99.0}, {})
-    with pytest.raises(InputError, match="a result of another form") as caught:
-        run(asked)
-    assert "\n" not in str(caught.value)
-
-
-def test_numbers_are_noted() -> None:
-    assert noted("here") == {}
-    note("here", a=1.5, b=-0.1, nan=math.nan)
-    got = noted("here")
-    assert (got["a"], got["b"], math.isnan(got["nan"])) == (1.5, -0.1, True)
-    note("here", c=2.0)
-    assert noted("here") == {"c": 2.0}
-    assert len(collected("here")) == 0, "numbers and results of one name do not meet"
-
-
-def test_what_is_run_by_hand_takes_nothing_from_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = [cell(ClassicalConfig(), seed=s, task="inpaint_50") for s in range(3)]
-    monkeypatch.setenv(experiment.REPORT, "1")
-    sweep(asked[:1], name="both")
-    note("both", a=1.0)
-    monkeypatch.delenv(experiment.REPORT)
-    assert [c for c, _ in collected("both")] == asked[:1], "nothing of its own yet: the report's"
-    assert noted("both") == {"a": 1.0}
-    sweep(asked[1:], name="both")
-    note("both", a=2.0)
-    note("mine", a=3.0)
-    assert ([c for c, _ in collected("both")], noted("both")) == (asked[1:], {"a": 2.0})
-    monkeypatch.setenv(experiment.REPORT, "1")
-    assert ([c for c, _ in collected("both")], noted("both")) == (asked[:1], {"a": 1.0})
-    assert noted("mine") == {}, "not in the report"
-
-
-@pytest.mark.parametrize("damage", ["", "[{", '{"a": 1', "\0" * 9])
-def test_a_damaged_collection_is_one_that_is_not_there(root: Path, damage: str) -> None:
-    sweep([cell(ClassicalConfig(), task="inpaint_50")], name="kept")
-    note("kept", a=1.0)
-    for path in (root / "collections").iterdir():
-        path.write_text(damage)
-    assert len(collected("kept")) == 0
-    assert noted("kept") == {}
-
-
-def test_a_collection_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"^store: cannot write to .*$"):
-        note("here", a=1.0)
-
-
-def test_results_are_filtered_and_tabled() -> None:
-    results = sweep([cell(DIP, label="a"), cell(DIP, seed=1), cell(ClassicalConfig(), task="inpaint_50")])
-    assert isinstance(results, Results)
-    assert [c.seed for c, _ in results.only(method="DIP")] == [0, 1]
-    assert len(results.only(label="a", seed=0)) == 1
-    assert len(results.only(seed=7)) == 0
-    assert results.best() is max((r for _, r in results), key=lambda r: r.psnr)
-    with pytest.raises(InputError, match="best: expected one result or more, got none"):
-        results.only(seed=7).best()
-    frame = results.frame()
-    assert list(frame.label) == ["a", "DIP", "classical"]
-    assert list(frame.psnr) == [r.psnr for _, r in results]
-    assert list(frame.seconds) == [r.total_seconds for _, r in results]
-    assert list(frame["config.iterations"])[:2] == [6, 6]
-    assert frame["config.filters"][0] == (8, 8)
-
-
-def test_tables_and_curves_are_means_of_the_frame() -> None:
-    results = sweep([cell(replace(DIP, iterations=n), seed=s, label="DIP") for n in (2, 3) for s in range(2)])
-    frame = results.frame()
-    table = results.table("label", "psnr", "seconds", "memory", "iterations")
-    assert list(table.columns) == ["method", "PSNR (dB)", "total (s)", "peak memory (MiB)", "iterations"]
-    assert table["PSNR (dB)"][0] == interval(list(frame.psnr))
-    assert table["total (s)"][0] == pytest.approx(frame.seconds.mean())
-    assert table["peak memory (MiB)"][0] == pytest.approx(frame.memory.mean() / 2**20)
-    assert table["iterations"][0] == 2.5
-    assert len(results.table(["label", "seed"], "ssim")) == 2
-    for asked in (("labl", "psnr"), ("label", "psnrs"), (["label", "sed"], "psnr")):
-        with pytest.raises(InputError, match=r"table: expected columns of image, size, .*, got (labl|psnrs|sed)$"):
-            results.table(*asked)
-
-    ((name, (where, mean, low, high)),) = results.curves("psnr", "iterations").items()
-    assert name == "DIP"
-    assert list(where) == [2.0, 3.0]
-    for at, group in frame.groupby("iterations"):
-        i = interval(list(group.psnr))
-        assert (mean[at], low[at], high[at]) == (i.mean, i.low, i.high)
-
-
-# ---- intervals
-
-FLOATS = st.floats(-1e6, 1e6, allow_subnormal=False)
-
-
-@given(st.lists(FLOATS, min_size=2, max_size=10))
-def test_the_interval_surrounds_the_exact_mean(values: list[float]) -> None:
-    found = interval(values)
-    # sums of n ≤ 10 doubles in some order: a few roundings of the largest
-    slack = 20 * 2.0**-53 * max(map(abs, values))
-    assert found.mean == pytest.approx(math.fsum(values) / len(values), rel=0, abs=slack)
-    assert found.low <= found.mean + slack
-    assert found.high >= found.mean - slack
-    assert min(values) - slack <= found.low
-    assert found.high <= max(values) + slack
-    assert found.n == len(values)
-    assert interval(values) == found, "the bootstrap draws from a generator of its own"
-
-
-@given(FLOATS, FLOATS)
-def test_two_values_have_their_interval_in_closed_form(a: float, b: float) -> None:
-    """Resampled means are a, (a + b)/2, b with probabilities 1/4, 1/2, 1/4."""
-    low, middle, high = min(a, b), (a + b) / 2, max(a, b)
-    near = pytest.approx
-    slack = 4 * 2.0**-53 * max(abs(a), abs(b))
-    wide = interval([a, b])
-    assert (wide.low, wide.high) == (near(low, rel=0, abs=slack), near(high, rel=0, abs=slack))
-    # the quantiles 0.3 and 0.7 lie in the middle mass: 2000 draws put them there but for 5 σ (0.05 against σ = 0.01)
-    narrow = interval([a, b], level=0.4)
-    assert (narrow.low, narrow.high) == (near(middle, rel=0, abs=slack), near(middle, rel=0, abs=slack))
-
-
-def test_many_values_have_the_normal_interval() -> None:
-    values = torch.randn(400, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + 3
-    found = interval(values.tolist())
-    error = values.std(correction=0).item() / 400**0.5
-    # the 2.5 % quantile of 2000 draws has standard deviation √(0.025·0.975/2000)/φ(1.96) = 0.06 errors; four of them
-    assert found.low == pytest.approx(values.mean().item() - 1.96 * error, abs=0.25 * error)
-    assert found.high == pytest.approx(values.mean().item() + 1.96 * error, abs=0.25 * error)
-    assert interval(values.tolist(), level=0.5).high < found.high
-
-
-def test_one_value_has_no_interval_and_none_no_mean() -> None:
-    one = interval([2.5])
-    assert (one.mean, one.n) == (2.5, 1)
-    assert math.isnan(one.low)
-    assert math.isnan(one.high)
-    with pytest.raises(InputError, match="at least one value"):
-        interval([])
-
-
-def test_cells_are_json_and_back() -> None:
-    for make in CELLS.values():
-        asked = make()
-        entry = json.loads(json.dumps({"cell": asdict(asked), "config": type(asked.config).__name__}))
-        assert experiment._cell(entry) == asked
 
 
 # ---- what is killed goes on
@@ -803,7 +444,8 @@ import torch
 from pathlib import Path
 from dipddpm_lib import dip, experiment, store
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell, run
+from dipddpm_lib.cells import Cell
+from dipddpm_lib.experiment import run
 
 stop, step = int(sys.argv[1]), dip.Fitting.__next__
 
@@ -1014,14 +656,6 @@ def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     assert "cells, about" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("start", "task"), [("classical", "deblur"), ("measurement", "inpaint_50")])
-def test_a_start_of_unknown_error_is_refused_before_the_sweep(start: str, task: str) -> None:
-    config = replace(HYBRID, start=start)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match=f"no error estimate for a {start} start .*; give t_start"):
-        Cell("coffee", 32, 0, config, task).check()
-    Cell("coffee", 32, 0, replace(config, t_start=5), task).check()
-
-
 @pytest.mark.usefixtures("root")
 def test_a_curve_and_a_training_that_no_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     x_true = images.load("coffee", 32)
@@ -1032,13 +666,3 @@ def test_a_curve_and_a_training_that_no_memory_holds_are_refused(monkeypatch: py
     ):
         with pytest.raises(InputError, match=r"GiB of memory, this machine has 0\.0"):
             work()
-
-
-@pytest.mark.parametrize(
-    "entries", [5, [5], [{}], [{"key": 5, "cell": {}, "config": "DIPConfig"}], [{"key": "k", "cell": 3, "config": "x"}]]
-)
-@pytest.mark.usefixtures("root")
-def test_a_forged_collection_is_one_line(entries: Any) -> None:
-    store.write_list("forged", {"source": store.source_digest(), "entries": entries})
-    with pytest.raises(InputError, match="holds a collection forged of another form; remove it"):
-        experiment.collected("forged")

@@ -26,11 +26,26 @@ from nbformat import v4
 from PIL import Image as PIL_Image
 from torch import Tensor
 
-from dipddpm_lib import classical, compute, ddpm, dip, experiment, hybrid, images, metrics, operators, priors, store
+from dipddpm_lib import (
+    cells,
+    classical,
+    compute,
+    ddpm,
+    dip,
+    evidence,
+    experiment,
+    hybrid,
+    images,
+    metrics,
+    narrative,
+    operators,
+    priors,
+    store,
+)
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.play import Choice
 from dipddpm_lib.schedules import NoiseSchedule, spacing
@@ -254,7 +269,7 @@ def cell(config: Any = TINY, **more: Any) -> Cell:
 
 
 NAN = float("nan")
-ONE, SEEDED, EMPTY = torch.zeros(1, 3, 32, 32), torch.Generator(), experiment.Results([])
+ONE, SEEDED, EMPTY = torch.zeros(1, 3, 32, 32), torch.Generator(), evidence.Results([])
 TWO = torch.cat([ONE, ONE])
 
 
@@ -385,15 +400,15 @@ PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
         "only: expected some of T, config, first, image, label, method, pr",
     ),
     "a level in per cent": (
-        lambda: experiment.interval([1.0], level=95),
+        lambda: evidence.interval([1.0], level=95),
         "level: expected a share between 0 and 1, as 0",
     ),
     "a number for a list": (
-        lambda: experiment.check_lists(n=20),
+        lambda: narrative.check_lists(n=20),
         "n: expected a list of whole numbers, which papermill ",
     ),
-    "a list in words": (lambda: experiment.check_lists(n="[20]"), "takes as -y 'n: [20, 10]', got '[20]'"),
-    "a list of words": (lambda: experiment.check_lists(n=["a"]), "n[0]: expected a whole number of 1 or more, got 'a'"),
+    "a list in words": (lambda: narrative.check_lists(n="[20]"), "takes as -y 'n: [20, 10]', got '[20]'"),
+    "a list of words": (lambda: narrative.check_lists(n=["a"]), "n[0]: expected a whole number of 1 or more, got 'a'"),
     "no workers": (lambda: experiment.sweep([cell()], workers=0), "workers: expected 1 "),
     "one pixel to hold out": (
         lambda: held_out(1),
@@ -442,14 +457,14 @@ def test_the_estimate_of_memory_lies_below_the_peak_and_near_it(config: DIPConfi
     fits = dip.reconstruct(y, config, compute.generator(0, "dip"))
     with compute.peak_memory() as peak:
         next(fits), next(fits)
-    assert 0.4 * peak.bytes < experiment.bytes_needed(config, size) < peak.bytes
+    assert 0.4 * peak.bytes < cells.bytes_needed(config, size) < peak.bytes
 
 
 def test_a_call_of_the_denoiser_is_estimated_too() -> None:
     denoiser = priors.load_fold(1)
     with compute.peak_memory() as peak, torch.no_grad():
         denoiser(torch.zeros(1, 3, 768, 768), 0.5)
-    assert 0.4 * peak.bytes < experiment.bytes_needed(SampleConfig(), 768) < peak.bytes
+    assert 0.4 * peak.bytes < cells.bytes_needed(SampleConfig(), 768) < peak.bytes
 
 
 # ---- mutated inputs: an answer, or an `InputError`, and nothing else

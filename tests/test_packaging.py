@@ -392,7 +392,7 @@ LAYERS = (
     ("types", "images", "compute"),
     ("schedules", "operators", "networks", "optimise", "metrics", "priors", "store"),
     ("dip", "ddpm", "hybrid", "classical", "adapters", "tiles"),
-    ("workers", "experiment", "claims", "replay", "plotting", "play"),
+    ("cells", "evidence", "workers", "experiment", "claims", "narrative", "replay", "plotting", "play"),
     ("widgets",),
 )
 LAYER = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
@@ -404,9 +404,13 @@ SIDEWAYS = {
     ("hybrid", "ddpm"),
     ("hybrid", "classical"),
     ("priors", "networks"),
+    ("evidence", "cells"),
+    ("experiment", "cells"),
+    ("experiment", "evidence"),
     ("experiment", "workers"),
-    ("claims", "experiment"),
-    ("play", "experiment"),
+    ("claims", "evidence"),
+    ("claims", "narrative"),
+    ("play", "cells"),
 }
 MODULES = sorted(path.stem for path in (ROOT / "dipddpm_lib").glob("*.py") if path.stem != "__init__")
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image as PIL_Image
 
-from dipddpm_lib import compute, dip, experiment, hybrid, images, metrics, play, priors
+from dipddpm_lib import cells, compute, dip, hybrid, images, metrics, play, priors
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.play import CLEAN, OWN_NOISE, Choice, Photograph, Run
 from dipddpm_lib.schedules import NoiseSchedule
@@ -52,7 +52,7 @@ def test_a_network_by_hand_is_depth_times_filters() -> None:
 def test_the_panel_measures_what_the_report_measured(kind: str, strength: float, task: str) -> None:
     x = images.load("coffee", 32)
     target, here = replace(SMALL, task=kind, strength=strength, seed=3).measure(x)
-    there = experiment.Cell("coffee", 32, 3, HybridConfig(), task).measurement(x)
+    there = cells.Cell("coffee", 32, 3, HybridConfig(), task).measurement(x)
     assert torch.equal(here.y, there.y)
     assert here.sigma_y == there.sigma_y
     assert target is x

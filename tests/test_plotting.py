@@ -28,7 +28,7 @@ from PIL import Image as PIL_Image
 from torch import Tensor
 
 import dipddpm_lib
-from dipddpm_lib import compute, experiment, images, plotting
+from dipddpm_lib import compute, evidence, images, plotting
 from dipddpm_lib.plotting import Panel, compare, curves, film, heatmaps, pictures, say, settings, show, table
 from dipddpm_lib.types import InputError, Interval
 
@@ -432,7 +432,7 @@ def test_the_best_of_a_row_is_bold_whatever_is_missing(page: Callable[[], html.H
 
 
 def test_the_experiments_columns_have_formats(page: Callable[[], html.HtmlElement]) -> None:
-    assert set(plotting.FORMATS) == set(experiment.COLUMNS.values()) - {"method"}
+    assert set(plotting.FORMATS) == set(evidence.COLUMNS.values()) - {"method"}
     table(pd.DataFrame({"SSIM": [0.12345], "network calls": [20.0]}), "tab-a", "…")
     assert cells(page()) == [["0.123", "20"]]
     table(pd.DataFrame({"SSIM": [0.12345]}), "tab-a", "…", {"SSIM": ".1f"})

@@ -21,8 +21,10 @@ import pytest
 from distributed.client import FutureCancelledError
 
 from dipddpm_lib import compute, experiment, store, workers
+from dipddpm_lib.cells import Cell, bytes_needed
 from dipddpm_lib.dip import DIPConfig
-from dipddpm_lib.experiment import Cell, SweepError, bytes_needed, collected, sweep
+from dipddpm_lib.evidence import collected
+from dipddpm_lib.experiment import SweepError, sweep
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import InputError
 from dipddpm_lib.workers import Failure, LostScheduler, outcomes

@@ -1,0 +1,218 @@
+"""A cell of a grid: which image, what is seen of it, which method, which seed; refused before it is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from . import compute, hybrid, images, operators, priors, store
+from .classical import ClassicalConfig
+from .ddpm import SampleConfig, TrainConfig
+from .dip import DIPConfig
+from .hybrid import HybridConfig
+from .schedules import NoiseSchedule, ScheduleName, spacing
+from .types import Image, InputError, Measurement, check_fields, require
+
+Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
+
+BUNDLED_CHANNELS = TrainConfig.bundled().channels
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run: which image, what is seen of it, which method, which seed.
+
+    task:  one of `operators.TASKS`, or another that `operators.task` knows, as "inpaint_70" (protocol B); None is the
+           clean target itself (protocol A)
+    prior: "single" trains on the target (`training`), "bundled" never saw it
+    label: what tables call it; the method's name where it is left empty
+    first: DDPM from noise, whose result is handed over in place of the hybrid's own start; `config` gives t_start
+    """
+
+    image: str
+    size: int
+    seed: int
+    config: Config
+    task: str | None = None
+    prior: Literal["single", "bundled"] = "bundled"
+    training: TrainConfig | None = None
+    schedule: ScheduleName = "cosine"
+    T: int = 1000
+    label: str = ""
+    first: SampleConfig | None = None
+
+    @property
+    def method(self) -> str:
+        return METHOD[type(self.config)] if self.first is None else f"{METHOD[type(self.first)]}+DDPM"
+
+    def check(self, among: int = 1) -> None:
+        """Everything that can be refused before computing is refused here, as `InputError`.
+
+        among: how many such cells share this machine's memory; 0 where it is computed on others, which check it too
+        """
+        check_fields(self)
+        if among:
+            check_memory(self.config, self.size, self.training if self.prior == "single" else None, among)
+        x_true = self.x_true()
+        measured = self.measurement(x_true)
+        schedule = NoiseSchedule.named(self.schedule, self.T)
+        sample = self.config.sample if isinstance(self.config, HybridConfig) else self.config
+        if isinstance(sample, SampleConfig):
+            spacing(schedule, self.T, sample.steps, sample.spacing)
+            require(self.prior in ("single", "bundled"), f"prior: expected single or bundled, got {self.prior!r}")
+            if self.prior == "bundled":
+                fold_for(x_true)
+            elif self.training is None:
+                raise InputError("prior: single needs a TrainConfig in `training`")
+            else:
+                crop, side = self.training.crop, min(x_true.shape[-2:])
+                require(crop is None or crop <= side, f"crop: expected at most {side}, the image's side, got {crop}")
+        if self.first is not None:
+            require(
+                isinstance(self.config, HybridConfig) and self.config.t_start is not None,
+                "first: its result has no error estimate; give a HybridConfig with t_start",
+            )
+            replace(self, config=self.first, first=None).check(among)
+        if isinstance(self.config, HybridConfig):
+            if self.config.t_start is not None:
+                schedule.check_t(self.config.t_start, "t_start")
+            hybrid.check_start(measured, hybrid.settle(measured, self.config))
+
+    def x_true(self) -> Image:
+        return images.load(self.image, self.size)
+
+    def measurement(self, x_true: Image) -> Measurement:
+        """y of this image, task and seed: the same for every method, so that comparisons are paired."""
+        if self.task is None:
+            return Measurement(x_true, operators.Identity(), 0.0)
+        draw = compute.generator(self.seed, f"measure/{self.task}")
+        operator, sigma_y = operators.task(self.task, x_true.shape[-2], x_true.shape[-1], draw)
+        return operators.measure(operator, x_true, sigma_y, draw)
+
+    def parameters(self, x_true: Image) -> dict[str, Any]:
+        """JSON values of all that a result depends on, and no more; the image by its content, labels left out."""
+        content = asdict(replace(self, image="", label=""))
+        content |= {"digest": images.digest(x_true), "method": self.method}
+        if self.first is None:
+            del content["first"]
+        if not isinstance(self.config, SampleConfig | HybridConfig):
+            for unread in ("prior", "training", "schedule", "T"):
+                content.pop(unread)
+        elif self.prior == "bundled":
+            fold = fold_for(x_true)
+            content["training"] = priors.weights_digest(fold)
+        return content
+
+    def plain(self) -> dict[str, Any]:
+        """The cell as JSON values, which `Cell.restored` reads."""
+        return {"cell": asdict(self), "config": type(self.config).__name__}
+
+    @classmethod
+    def restored(cls, entry: Mapping[str, Any]) -> Cell:
+        """A cell from its JSON values; KeyError, TypeError or ValueError where they are none."""
+        values = dict(entry["cell"])
+        kinds = {kind.__name__: kind for kind in METHOD}
+        values["config"] = _restored(kinds[entry["config"]], values["config"])
+        if values["training"] is not None:
+            values["training"] = _restored(TrainConfig, values["training"])
+        if values.get("first") is not None:
+            values["first"] = _restored(SampleConfig, values["first"])
+        return cls(**values)
+
+    def __str__(self) -> str:
+        return f"{self.image} {self.size}², {self.task or 'clean'}, {self.label or self.method}, seed {self.seed}"
+
+
+METHOD: dict[type, str] = {
+    DIPConfig: "DIP",
+    SampleConfig: "DDPM",
+    HybridConfig: "DIP+DDPM",
+    ClassicalConfig: "classical",
+}
+
+
+def _restored(kind: type, values: Mapping[str, Any]) -> Any:
+    """A configuration from JSON: lists were tuples, and a hybrid's parts are configurations themselves."""
+    inner = {"dip": DIPConfig, "sample": SampleConfig} if kind is HybridConfig else {}
+    return kind(
+        **{
+            k: _restored(inner[k], v) if k in inner else tuple(v) if isinstance(v, list) else v
+            for k, v in values.items()
+        }
+    )
+
+
+def fold_for(x_true: Image) -> priors.Fold:
+    """`priors.fold_for`, whose search among all that the priors have seen takes seconds: kept in the store.
+
+    InputError where both have seen the image, each time anew.
+    """
+    both: tuple[priors.Fold, ...] = (1, 2)
+    asked = (images.digest(x_true), *(priors.weights_digest(fold) for fold in both))
+    if asked not in _FOLDS:
+        name = store.key("priors.fold_for", {"asked": asked})
+        if (kept := store.serve(name)) is None:  # not `store.remember`: a refusal comes before the store is touched
+            kept = {"fold": priors.fold_for(x_true)}, {}
+            store.put(name, *kept)
+        _FOLDS[asked] = kept[0]["fold"]
+    return _FOLDS[asked]
+
+
+_FOLDS: dict[tuple[str, ...], priors.Fold] = {}  # a sweep asks for the same images again and again
+
+
+# What a run keeps in memory: numbers a pixel for each channel of its network, a channel of scale i counting 4^-i, and
+# bytes a pixel whatever the network. Fitted from below to peaks that compute.peak_memory measured on one thread, at
+# 512² but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1041,
+# `shaped(5, 64)` 2056, the U-Net's call 868, its training 13518, all in bf16; `published` 10262, `snail` 1969,
+# `deep_decoder` 3901 in float32. A test holds that the estimate lies between two fifths of a peak and the whole.
+LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 6.5, 11, 3.8, 3.5, 25
+PIXEL_BYTES = 300
+STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
+
+
+def bytes_needed(config: Config | TrainConfig, size: int, training: TrainConfig | None = None) -> float:
+    """Peak memory of computing at size², estimated from below: what this says does not fit does not fit."""
+    needs = [0.0]
+    number = 2 if compute.default().dtype == "bfloat16" else 4
+    fit = config
+    if isinstance(config, HybridConfig):  # a start that is not settled yet may be DIP's
+        fit = config.dip if config.start in ("auto", "dip") else config.sample
+    if isinstance(fit, DIPConfig):
+        each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
+        at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
+        padded = 2**fit.depth * -(-size // 2**fit.depth)  # every scale halves the side
+        # z and the skips are kept once or more, at the sizes of their scales
+        extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)
+        needs.append(
+            at_once * (each * _channels(fit.filters) + extra) * padded**2 + fit.runs * _weight_bytes(fit.filters)
+        )
+    if isinstance(config, SampleConfig | HybridConfig):
+        needs.append(CALL * number * _channels(training.channels if training else BUNDLED_CHANNELS) * size**2)
+    if training := config if isinstance(config, TrainConfig) else training:
+        area = training.batch * (training.crop or size) ** 2
+        needs.append(TRAINING * number * _channels(training.channels) * area + _weight_bytes(training.channels))
+    return max(needs) + PIXEL_BYTES * size**2
+
+
+def check_memory(config: Config | TrainConfig, size: int, training: TrainConfig | None = None, among: int = 1) -> None:
+    """Refuse, before it begins, what one of `among` runs on this machine has no memory for."""
+    need, have = bytes_needed(config, size, training), compute.memory() / among
+    method = METHOD.get(type(config), "a training")
+    workers = "" if among == 1 else f" for each of {among} workers"
+    require(
+        need <= have,
+        f"size: {method} at {size} × {size} needs at least {need / 2**30:,.1f} GiB of memory, this "
+        f"machine has {have / 2**30:,.1f}{workers}; lower the size, or the widths and the batch of the networks",
+    )
+
+
+def _channels(widths: Sequence[int]) -> float:
+    """Channels a pixel of the image, all scales together."""
+    return sum(width / 4**scale for scale, width in enumerate(widths))
+
+
+def _weight_bytes(widths: Sequence[int]) -> float:
+    """Of the 3×3 convolutions within each scale, with what training keeps beside them; at least one a scale."""
+    return float(4 * STATES * sum(9 * width**2 for width in widths))

@@ -1,0 +1,204 @@
+"""Results of a grid: tables, curves, intervals; and the named collections that the ledger of claims reads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, SupportsFloat
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import compute, store
+from .cells import Cell
+from .ddpm import SampleConfig
+from .hybrid import HybridConfig
+from .types import InputError, Interval, Result, require
+
+REPORT = "DIPDDPM_REPORT"  # set where a notebook runs for the report
+
+
+def interval(values: Iterable[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
+    """Percentile bootstrap of the mean; give paired differences for a paired comparison (Efron, Tibshirani 1993, §13).
+
+    With fewer than two values nothing can be said of the spread: low and high are NaN.
+    """
+    require(0 < level < 1, f"level: expected a share between 0 and 1, as 0.95, got {level}")
+    v = torch.tensor(list(values), dtype=torch.float64)
+    require(len(v) > 0, "interval: expected at least one value, got none")
+    if len(v) < 2:
+        return Interval(float(v.mean()), float("nan"), float("nan"), len(v))
+    picks = torch.randint(len(v), (draws, len(v)), generator=compute.generator(seed, "bootstrap"))
+    tail = (1 - level) / 2
+    low, high = torch.quantile(v[picks].mean(1), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return Interval(float(v.mean()), low, high, len(v))
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What the store holds of a cell."""
+
+    key: str
+    record: dict[str, Any]
+    arrays: dict[str, Tensor]
+    costs: dict[str, Any] = field(default_factory=dict)  # where another machine's store is to keep them too
+
+    def result(self) -> Result:
+        """InputError where it was not `experiment.run` that wrote it."""
+        record, arrays = self.record, self.arrays
+        try:
+            fields = {name: record[name] for name in record if name != "trace"}
+            trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
+            if not trace:
+                raise ValueError("an empty trace")
+            return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
+        except (KeyError, TypeError, ValueError) as error:  # whole, but not written by `run`
+            said = f"store: {store.folder()} holds a result of another form ({error!r}); remove it"
+            raise InputError(said) from error
+
+
+class Results(Sequence[tuple[Cell, Result]]):
+    """Cells with their results, in the order of the cells."""
+
+    def __init__(self, pairs: Iterable[tuple[Cell, Result]]):
+        self._pairs = tuple(pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._pairs[index]
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def only(self, **wanted: Any) -> Results:
+        """Those whose cell has these values: `only(image="coffee", method="DIP")`."""
+        known = {each.name for each in fields(Cell)} | {"method"}
+        unknown = sorted(wanted.keys() - known)
+        require(not unknown, f"only: expected some of {', '.join(sorted(known))}, got {', '.join(unknown)}")
+        return Results(p for p in self if all(getattr(p[0], k) == v for k, v in wanted.items()))
+
+    def best(self) -> Result:
+        """The one with the highest PSNR to its target, which only a reader of results knows."""
+        require(len(self) > 0, "best: expected one result or more, got none")
+        return max((result for _, result in self), key=lambda result: result.psnr)
+
+    def frame(self) -> pd.DataFrame:
+        """One tidy row a cell: what was asked, what came."""
+        rows = []
+        for cell, result in self:
+            config = {f"config.{k}": v for k, v in asdict(cell.config).items()}
+            sample = cell.config.sample if isinstance(cell.config, HybridConfig) else cell.config
+            rows.append(
+                {
+                    "image": cell.image,
+                    "size": cell.size,
+                    "seed": cell.seed,
+                    "task": cell.task,
+                    "method": cell.method,
+                    "label": cell.label or cell.method,
+                    "prior": cell.prior,
+                    "schedule": cell.schedule,
+                    "T": cell.T,
+                    # as asked for; below a hand-off there may be fewer places, and so fewer evaluations
+                    "steps": sample.steps if isinstance(sample, SampleConfig) else None,
+                    "psnr": result.psnr,
+                    "ssim": result.ssim,
+                    "seconds": result.total_seconds,
+                    "seconds_fit": result.seconds.get("fit", 0.0),
+                    "seconds_sample": result.seconds.get("sample", 0.0),
+                    "evaluations": result.evaluations,
+                    "memory": result.memory,
+                    **result.extra,
+                    **config,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def table(self, by: str | Sequence[str], *columns: str) -> pd.DataFrame:
+        """Means over all that `by` leaves open, under the names of `COLUMNS`; PSNR and SSIM with their intervals.
+
+        by: columns of `frame`; columns: keys of `COLUMNS`
+        """
+        require(len(self) > 0, "table: expected one result or more, got none")
+        frame, by = self.frame(), [by] if isinstance(by, str) else list(by)
+        unknown = [name for name in (*by, *columns) if name not in frame]
+        require(not unknown, f"table: expected columns of {', '.join(frame)}, got {', '.join(unknown)}")
+        groups = frame.groupby(by, sort=False)
+        spread = {"psnr", "ssim"}
+        table = pd.DataFrame({c: groups[c].agg(interval if c in spread else "mean") for c in columns})
+        if "memory" in columns:
+            table["memory"] /= 2**20
+        return table.reset_index().rename(columns=COLUMNS)
+
+    def curves(self, value: str, over: str, by: str = "label") -> dict[str, tuple[pd.Series, ...]]:
+        """For every `by`: where, mean, low and high of `value` along `over`, for a panel of curves."""
+        out = {}
+        for name, group in self.frame().groupby(by, sort=False):
+            spread = group.groupby(over)[value].agg(interval)
+            mean, low, high = (spread.map(lambda i, part=part: getattr(i, part)) for part in ("mean", "low", "high"))
+            out[str(name)] = (spread.index.to_series(), mean, low, high)
+        return out
+
+
+COLUMNS = {
+    "label": "method",
+    "psnr": "PSNR (dB)",
+    "ssim": "SSIM",
+    "seconds_fit": "fit (s)",
+    "seconds_sample": "sampling (s)",
+    "seconds": "total (s)",
+    "evaluations": "network calls",
+    "iterations": "iterations",
+    "parameters": "parameters",
+    "memory": "peak memory (MiB)",
+    "t_start": "t at the start",
+    "rmse": "RMSE of the fit",
+    "rmse_hat": "RMSE, estimated",
+}
+"""What tables call the columns of `Results.frame`, with units."""
+
+
+def keep(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> None:
+    """Keep the list of these cells' results under a name, for `collected`."""
+    entries = [{"key": key, **cell.plain()} for key, cell in zip(keys, cells, strict=True)]
+    store.write_list(_own(name), {"source": store.source_digest(), "entries": entries})
+
+
+def note(name: str, **numbers: SupportsFloat) -> None:
+    """Keep a notebook's derived numbers beside its results, for the ledger of claims."""
+    plain = {key: float(value) for key, value in numbers.items()}  # numpy's are no JSON
+    store.write_list(_own(f"{name}.numbers"), {"source": store.source_digest(), "numbers": plain})
+
+
+def _own(name: str) -> str:
+    """A list's name in the store: a notebook that is run by hand takes nothing from the report's verdicts."""
+    return f"report.{name}" if os.environ.get(REPORT) else name
+
+
+def _of_this_source(name: str) -> dict[str, Any]:
+    """A collection, unless the library has changed since: then its numbers are no longer this library's.
+
+    By hand it is what was kept by hand, or else the report's; in the report it is the report's alone.
+    """
+    for place in dict.fromkeys((_own(name), f"report.{name}")):
+        kept = store.read_list(place)
+        if isinstance(kept, dict) and kept.get("source") == store.source_digest():
+            return kept
+    return {}
+
+
+def noted(name: str) -> dict[str, float]:
+    """What `note` last kept under this name; empty where there is nothing."""
+    return _of_this_source(f"{name}.numbers").get("numbers", {})
+
+
+def collected(name: str) -> Results:
+    """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead."""
+    try:
+        entries = _of_this_source(name).get("entries", ())
+        found = [(Cell.restored(entry), entry["key"], store.get(entry["key"])) for entry in entries]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole, but not written by `sweep`
+        raise InputError(f"store: {store.folder()} holds a collection {name} of another form; remove it") from error
+    pairs = [(cell, Kept(key, *kept).result()) for cell, key, kept in found if kept is not None]
+    return Results(pairs if len(pairs) == len(found) else ())

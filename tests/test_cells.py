@@ -1,0 +1,111 @@
+"""A cell is named by all that its result depends on, and refused before it is computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from grids import CELLS, DIP, HYBRID, SAMPLE, TRAINING, cell, key
+
+from dipddpm_lib import cells, images, priors
+from dipddpm_lib.cells import Cell, Config
+from dipddpm_lib.classical import ClassicalConfig
+from dipddpm_lib.types import InputError
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+@pytest.mark.parametrize("task", [None, "inpaint_50", "denoise_25"])
+def test_every_method_sees_the_same_measurement(task: str | None) -> None:
+    configs: tuple[Config, ...] = (DIP, SAMPLE, HYBRID, ClassicalConfig())
+    x_true = images.load("coffee", 32)
+    ys = [cell(config, task=task).measurement(x_true) for config in configs]
+    for y in ys:
+        assert torch.equal(y.y, ys[0].y)
+        assert torch.equal(y.operator.support, ys[0].operator.support)
+    other = cell(DIP, task=task, seed=1).measurement(x_true)
+    assert torch.equal(other.y, ys[0].y) == (task is None), "protocol A draws nothing; B draws for each seed"
+    if task is None:
+        assert torch.equal(ys[0].y, x_true)
+        assert ys[0].sigma_y == 0
+
+
+def test_labels_and_names_change_no_key(tmp_path: Path) -> None:
+    from skimage import data
+
+    path = tmp_path / "mine.png"
+    shutil.copy(Path(data.__file__).parent / "coffee.png", path)
+    for config in (DIP, SAMPLE):
+        asked = cell(config)
+        assert key(replace(asked, label="another")) == key(asked)
+        assert key(replace(asked, image=str(path))) == key(asked)
+        assert key(replace(asked, image="rocket")) != key(asked)
+
+
+def test_what_a_method_reads_changes_its_key_and_nothing_else_does() -> None:
+    changes: dict[str, Any] = {"seed": 1, "task": "inpaint_90", "size": 48}
+    read_by_priors = {"T": 500, "schedule": "linear", "training": replace(TRAINING, steps=4)}
+    for config in (DIP, ClassicalConfig()):
+        asked = cell(config, task="inpaint_50")
+        assert len({key(asked), *(key(replace(asked, **{k: v})) for k, v in changes.items())}) == 1 + len(changes)
+        assert {key(replace(asked, **{k: v})) for k, v in read_by_priors.items()} == {key(asked)}
+    for config in (SAMPLE, HYBRID):
+        asked = cell(config, task="inpaint_50")
+        every = {**changes, **read_by_priors, "prior": "bundled"}
+        assert len({key(asked), *(key(replace(asked, **{k: v})) for k, v in every.items())}) == 1 + len(every)
+        assert key(replace(asked, first=SAMPLE)) != key(asked)
+        bundled = replace(asked, prior="bundled")
+        assert key(replace(bundled, training=None)) == key(bundled), "the bundled prior is named by its weights"
+    assert key(cell(DIP)) != key(cell(replace(DIP, jitter=0.01)))
+    assert key(cell(HYBRID)) != key(cell(replace(HYBRID, dip=replace(DIP, lr=0.02))))
+
+
+def test_other_weights_make_other_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = cell(SAMPLE, prior="bundled")
+    before = key(asked)
+    monkeypatch.setattr(priors, "weights_digest", lambda fold: "retrained")
+    assert key(asked) != before
+
+
+def test_which_prior_has_not_seen_an_image_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[str] = []
+    search = priors.fold_for
+    monkeypatch.setattr(priors, "fold_for", lambda image: (searched.append(images.digest(image)), search(image))[1])
+    target, seen = images.load("rocket", 64), images.load("camera", 64)
+    expected = search(target)
+    for _ in range(2):
+        cells._FOLDS.clear()  # as another process
+        assert cells.fold_for(target) == cells.fold_for(target) == expected
+    assert searched == [images.digest(target)]
+    for n in (2, 3):
+        with pytest.raises(InputError, match="trained on this image"):
+            cells.fold_for(seen)
+        assert len(searched) == n, "a refusal is not kept"
+    monkeypatch.setattr(priors, "weights_digest", lambda fold: f"other weights {fold}")
+    assert cells.fold_for(target) == expected
+    assert len(searched) == 4, "other weights have seen something else"
+
+
+def test_dip_alone_may_see_any_photograph() -> None:
+    for config in (DIP, ClassicalConfig()):
+        cell(config, image="camera", prior="bundled", task="inpaint_50").check()
+    cell(SAMPLE, image="camera").check()  # the single prior is trained on it anyway
+
+
+@pytest.mark.parametrize(("start", "task"), [("classical", "deblur"), ("measurement", "inpaint_50")])
+def test_a_start_of_unknown_error_is_refused_before_the_sweep(start: str, task: str) -> None:
+    config = replace(HYBRID, start=start)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=f"no error estimate for a {start} start .*; give t_start"):
+        Cell("coffee", 32, 0, config, task).check()
+    Cell("coffee", 32, 0, replace(config, t_start=5), task).check()
+
+
+def test_cells_are_json_and_back() -> None:
+    for make in CELLS.values():
+        asked = make()
+        assert Cell.restored(json.loads(json.dumps(asked.plain()))) == asked
