@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -154,7 +155,8 @@ def fold_for(x_true: Image) -> priors.Fold:
         name = store.key("priors.fold_for", {"asked": asked})
         if (kept := store.serve(name)) is None:  # not `store.remember`: a refusal comes before the store is touched
             kept = {"fold": priors.fold_for(x_true)}, {}
-            store.put(name, *kept)
+            with suppress(InputError):  # a store that cannot be written is refused where a result is to be kept
+                store.put(name, *kept)
         _FOLDS[asked] = kept[0]["fold"]
     return _FOLDS[asked]
 

@@ -91,6 +91,13 @@ def test_which_prior_has_not_seen_an_image_is_kept(monkeypatch: pytest.MonkeyPat
     assert len(searched) == 4, "other weights have seen something else"
 
 
+def test_a_store_that_cannot_be_written_still_tells_the_prior(root: Path) -> None:
+    root.write_text("no folder")
+    cells._FOLDS.clear()
+    target = images.load("coffee", 32)
+    assert cells.fold_for(target) == priors.fold_for(target)
+
+
 def test_dip_alone_may_see_any_photograph() -> None:
     for config in (DIP, ClassicalConfig()):
         cell(config, image="camera", prior="bundled", task="inpaint_50").check()
