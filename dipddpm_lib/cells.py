@@ -63,7 +63,7 @@ class Cell:
             spacing(schedule, self.T, sample.steps, sample.spacing)
             require(self.prior in ("single", "bundled"), f"prior: expected single or bundled, got {self.prior!r}")
             if self.prior == "bundled":
-                fold_for(x_true)
+                unseen_fold(x_true)
             elif self.training is None:
                 raise InputError("prior: single needs a TrainConfig in `training`")
             else:
@@ -101,8 +101,7 @@ class Cell:
             for unread in ("prior", "training", "schedule", "T"):
                 content.pop(unread)
         elif self.prior == "bundled":
-            fold = fold_for(x_true)
-            content["training"] = priors.weights_digest(fold)
+            content["training"] = priors.weights_digest(unseen_fold(x_true, keep=True))
         return content
 
     def plain(self) -> dict[str, Any]:
@@ -144,24 +143,37 @@ def _restored(kind: type, values: Mapping[str, Any]) -> Any:
     )
 
 
-def fold_for(x_true: Image) -> priors.Fold:
-    """`priors.fold_for`, whose search among all that the priors have seen takes seconds: kept in the store.
+def unseen_fold(x_true: Image, keep: bool = False) -> priors.Fold:
+    """`priors.fold_for`, whose search among all that the priors have seen takes seconds: searched once in a process.
 
-    InputError where both have seen the image, each time anew.
+    InputError where both have seen the image.
+
+    keep: in the store too, for other processes; a check before computing keeps nothing
     """
     both: tuple[priors.Fold, ...] = (1, 2)
     asked = (images.digest(x_true), *(priors.weights_digest(fold) for fold in both))
+    if asked in _FOLDS and (_FOLDS[asked].kept or not keep):
+        return _FOLDS[asked].fold
+    # the answer is the same on any number of threads, as a sweep's workers have
+    name = store.key("priors.fold_for", {"asked": asked}, replace(compute.default(), threads=1))
     if asked not in _FOLDS:
-        name = store.key("priors.fold_for", {"asked": asked})
-        if (kept := store.serve(name)) is None:  # not `store.remember`: a refusal comes before the store is touched
-            kept = {"fold": priors.fold_for(x_true)}, {}
-            with suppress(InputError):  # a store that cannot be written is refused where a result is to be kept
-                store.put(name, *kept)
-        _FOLDS[asked] = kept[0]["fold"]
-    return _FOLDS[asked]
+        record, _ = store.get(name) or ({}, {})
+        stored = next((fold for fold in both if fold == record.get("fold")), None)
+        _FOLDS[asked] = _Unseen(stored or priors.fold_for(x_true), kept=stored is not None)
+    if keep and not _FOLDS[asked].kept:
+        with suppress(InputError):  # a store that cannot be written is refused where a result is to be kept
+            store.put(name, {"fold": _FOLDS[asked].fold}, {})
+        _FOLDS[asked] = replace(_FOLDS[asked], kept=True)
+    return _FOLDS[asked].fold
 
 
-_FOLDS: dict[tuple[str, ...], priors.Fold] = {}  # a sweep asks for the same images again and again
+@dataclass(frozen=True)
+class _Unseen:
+    fold: priors.Fold
+    kept: bool
+
+
+_FOLDS: dict[tuple[str, ...], _Unseen] = {}  # a sweep asks for the same images again and again
 
 
 # What a run keeps in memory: numbers a pixel for each channel of its network, a channel of scale i counting 4^-i, and

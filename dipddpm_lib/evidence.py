@@ -49,11 +49,11 @@ class Kept:
         """InputError where it was not `experiment.run` that wrote it."""
         record, arrays = self.record, self.arrays
         try:
-            fields = {name: record[name] for name in record if name != "trace"}
+            values = {name: record[name] for name in record if name != "trace"}
             trace = [(int(i), float(s), float(p), float(q)) for i, s, p, q in record["trace"]]
             if not trace:
                 raise ValueError("an empty trace")
-            return Result(**fields, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
+            return Result(**values, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
         except (KeyError, TypeError, ValueError) as error:  # whole, but not written by `run`
             said = f"store: {store.folder()} holds a result of another form ({error!r}); remove it"
             raise InputError(said) from error
@@ -159,7 +159,7 @@ COLUMNS = {
 """What tables call the columns of `Results.frame`, with units."""
 
 
-def keep(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> None:
+def keep_collection(name: str, cells: Sequence[Cell], keys: Sequence[str]) -> None:
     """Keep the list of these cells' results under a name, for `collected`."""
     entries = [{"key": key, **cell.plain()} for key, cell in zip(keys, cells, strict=True)]
     store.write_list(_own(name), {"source": store.source_digest(), "entries": entries})

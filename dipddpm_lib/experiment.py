@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from . import classical, compute, ddpm, dip, hybrid, images, metrics, operators, priors, store
-from .cells import METHOD, Cell, Config, check_memory, fold_for
+from .cells import METHOD, Cell, Config, check_memory, unseen_fold
 from .classical import ClassicalConfig
 from .ddpm import SampleConfig, TrainConfig
 from .dip import DIPConfig
-from .evidence import Kept, Results, keep
+from .evidence import Kept, Results, keep_collection
 from .hybrid import HybridConfig
 from .networks import DenoisingUNet, build
 from .schedules import NoiseSchedule
@@ -295,7 +295,7 @@ def prior_of(cell: Cell) -> tuple[DenoisingUNet, float]:
         assert cell.training is not None  # Cell.check
         denoiser, _, seconds = single_prior(x_true, cell.training)
         return denoiser, seconds
-    fold = fold_for(x_true)
+    fold = unseen_fold(x_true)
     denoiser = _loaded(fold, priors.weights_digest(fold), compute.default())
     return denoiser, float(priors.record(fold)["seconds"])
 
@@ -476,7 +476,7 @@ def sweep(
             f"tracebacks are in {store.folder() / 'failed'}; run this again to try them anew"
         )
     if name:
-        keep(name, cells, [found[index].key for index in range(len(cells))])
+        keep_collection(name, cells, [found[index].key for index in range(len(cells))])
     return Results((cell, found[index].result()) for index, cell in enumerate(cells))
 
 

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+import torch
+
+from . import operators
 from .types import InputError, require
 
 
@@ -30,6 +33,47 @@ def counted(number: SupportsFloat, noun: str) -> str:
 def beside(decibels: SupportsFloat) -> str:
     """In words: "0.52 dB above", "0.10 dB below"."""
     return f"{abs(float(decibels)):.2f} dB {'above' if float(decibels) >= 0 else 'below'}"
+
+
+CALLED = {
+    "denoise": "Gaussian noise, σ = {}/255",
+    "inpaint": "{} % of the pixels missing",
+    "holes": "{} square holes",
+    "super": "super-resolution ×{}",
+    "deblur": "Gaussian blur, σ = {}",
+    "compressive": "{} % random-sign DCT coefficients",
+    "fourier": "one of {} Fourier rows",
+}
+
+
+def kind_of(task: str) -> tuple[str, float]:
+    """A task's kind of degradation, and how strong it is by `operators.DEGRADATIONS`."""
+    kind, _, strength = task.partition("_")
+    return kind, float(strength.lstrip("x") or operators.DEGRADATIONS[kind].usual)
+
+
+def called(task: str) -> str:
+    """In words: what `operators.TASKS` says, or "70 % of the pixels missing" for inpaint_70.
+
+    InputError where it names no kind of degradation; `operators.task` looks at the strength.
+    """
+    if task in operators.TASKS:
+        return operators.TASKS[task]
+    try:
+        kind, strength = kind_of(task)
+        return CALLED[kind].format(f"{strength:g}")
+    except (KeyError, ValueError):
+        operators.task(task, 64, 64, torch.Generator())  # says in one line what a task is
+        raise
+
+
+def check_names(**lists: Sequence[str]) -> None:
+    """Refuse, before any computing, parameters that are not lists of names."""
+    for name, value in lists.items():
+        require(
+            isinstance(value, list | tuple) and all(isinstance(item, str) for item in value),
+            f"{name}: expected a list of names, which papermill takes as -y '{name}: [one, another]', got {value!r}",
+        )
 
 
 def check_lists(**lists: Sequence[int]) -> None:

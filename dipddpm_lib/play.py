@@ -264,7 +264,7 @@ def frames(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
     x = upload.load(size) if upload else images.load(choice.image, size)
     target, y = choice.measure(x)
     seen = operators.pseudo_inverse(y).float().clamp(-1, 1)
-    denoiser = None if choice.method == "DIP" else priors.load(x)
+    denoiser = None if choice.method == "DIP" else priors.load_fold(cells.unseen_fold(x))
     if choice.full:
         for tile in tiles.restore(y.y, lambda part, index: _tile(choice, y, part, index, denoiser)):
             yield Frame(tile.done, tile.count, 0, tile.image, target, seen)

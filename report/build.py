@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -30,7 +29,7 @@ from errors import BuildError
 
 HERE = Path(__file__).resolve().parent
 LEDGER = "08_conclusion"
-TELL_SECONDS = 60  # between two lines of a notebook's progress in a log
+LOG_SECONDS = 60  # between two lines of a notebook's progress in a log
 DOWNLOADS = "notebooks"  # beside the page: the executed notebooks, to be downloaded
 NO_BROWSER = (
     "no PDF: no Chromium found; install Chromium or set CHROMIUM=/path/to/chromium, then run with --render-only"
@@ -91,7 +90,8 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
 class Progress:
     """A line for each notebook that has run, with what is left; between them what runs now.
 
-    On a terminal that is one line, always of now; elsewhere, as in a log, a line for a notebook's sweep each minute.
+    Where stderr is a terminal that is one line, always of now; else, as in a log, a line for a notebook's sweep each
+    minute.
 
     The time left is what the notebooks took when they were last run, and for others the mean of all that is known.
     """
@@ -103,12 +103,16 @@ class Progress:
         self.running: dict[str, str] = {}
         self.told: dict[str, float] = {}
 
-    def goes_on(self, stem: str, where: str) -> None:
-        self.running[stem] = f"{stem}, {where}"
+    def goes_on(self, stem: str, cell: str, sweep: str) -> None:
+        self.running[stem] = ", ".join(filter(None, (stem, cell, sweep)))
         if sys.stderr.isatty():
+            try:
+                columns = os.get_terminal_size(sys.stderr.fileno()).columns
+            except OSError:
+                columns = 80
             said = "; ".join(sorted(self.running.values()))
-            print(f"\r\x1b[K{said[: shutil.get_terminal_size().columns - 1]}", end="", file=sys.stderr, flush=True)
-        elif where.endswith("left") and time.monotonic() - self.told.get(stem, -TELL_SECONDS) >= TELL_SECONDS:
+            print(f"\r\x1b[K{said[: columns - 1]}", end="", file=sys.stderr, flush=True)
+        elif sweep and time.monotonic() - self.told.get(stem, -LOG_SECONDS) >= LOG_SECONDS:
             self.told[stem] = time.monotonic()
             print(self.running[stem], flush=True)
 

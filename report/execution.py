@@ -42,7 +42,7 @@ RUN = "dipddpm"  # where an executed notebook's metadata hold preset, commit and
 PRELOAD = "__import__('dipddpm_lib.claims'); __import__('dipddpm_lib.widgets')"
 
 Parameters = dict[str, Any]
-Tell = Callable[[str, str], None]
+Tell = Callable[[str, str, str], None]
 
 
 def find_notebooks(folder: Path) -> dict[str, Path]:
@@ -230,7 +230,7 @@ def run_notebooks(
     planned: Mapping[str, Parameters],
     record: Mapping[str, str],
     workers: int = 1,
-    tell: Tell = lambda stem, where: None,
+    tell: Tell = lambda stem, cell, sweep: None,
 ) -> Iterator[tuple[str, float]]:
     """Run the planned notebooks; yields stem and seconds as each ends.
 
@@ -240,8 +240,8 @@ def run_notebooks(
     side.
 
     record: what each executed notebook keeps of this run, beside its parameters and seconds
-    tell:   called with the stem and where it is, as each cell starts ("cell 5 of 24") and as the sweep in it goes on
-            ("cell 5 of 24, restoration: 40 of 324 cells, about 900 s left")
+    tell:   called with the stem and "cell 5 of 24" as each cell starts, and with how far the sweep in it is as that
+            goes on ("restoration: 40 of 324 cells, about 900 s left")
     """
     compute.default()  # decided once, before there are threads that would each try
     if workers > 1:
@@ -365,17 +365,17 @@ class _Kernel(KernelManager):
 class _Listener:
     """Where papermill writes what a notebook says on stderr: of that, a sweep's lines of progress are told on."""
 
-    def __init__(self, tell: Callable[[str], None]):
+    def __init__(self, tell: Callable[[str, str], None]):
         self.tell, self.cell = tell, ""
 
     def starts(self, cell: str) -> None:
         self.cell = cell
-        self.tell(cell)
+        self.tell(cell, "")
 
     def write(self, text: str) -> None:
         for line in text.splitlines():
             if experiment.PROGRESS.fullmatch(line):
-                self.tell(f"{self.cell}, {line}")
+                self.tell(self.cell, line)
 
     def flush(self) -> None:
         """papermill asks for it; nothing is held back."""

@@ -17,7 +17,7 @@ def main() -> None:
     os.environ[evidence.REPORT] = "1"  # not what was run by hand
     results = evidence.collected("restoration").only(task=TASK, seed=0)
     if not results:
-        raise SystemExit("hero: no stored results of 07_restoration; run make report first")
+        raise SystemExit("hero: no stored results of 07_restoration; run make report first, with every task")
     cell = results[0][0]
     x_true = cell.x_true()
     seen = operators.pseudo_inverse(cell.measurement(x_true)).clamp(-1, 1)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from grids import CELLS, DIP, HYBRID, SAMPLE, TRAINING, cell, key
 
-from dipddpm_lib import cells, images, priors
+from dipddpm_lib import cells, compute, images, priors, store
 from dipddpm_lib.cells import Cell, Config
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.types import InputError
+from grids import CELLS, DIP, HYBRID, SAMPLE, TRAINING, cell, key
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -72,30 +72,49 @@ def test_other_weights_make_other_cells(monkeypatch: pytest.MonkeyPatch) -> None
     assert key(asked) != before
 
 
-def test_which_prior_has_not_seen_an_image_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_which_prior_has_not_seen_an_image_is_searched_once(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
     searched: list[str] = []
     search = priors.fold_for
     monkeypatch.setattr(priors, "fold_for", lambda image: (searched.append(images.digest(image)), search(image))[1])
     target, seen = images.load("rocket", 64), images.load("camera", 64)
     expected = search(target)
-    for _ in range(2):
-        cells._FOLDS.clear()  # as another process
-        assert cells.fold_for(target) == cells.fold_for(target) == expected
-    assert searched == [images.digest(target)]
+
+    def as_another_process() -> None:
+        monkeypatch.setattr(cells, "_FOLDS", {})
+
+    as_another_process()
+    Cell("rocket", 64, 0, SAMPLE).check()
+    assert cells.unseen_fold(target) == expected
+    assert len(searched) == 1
+    assert not root.exists(), "a check keeps nothing"
+    Cell("rocket", 64, 0, SAMPLE).parameters(target)
+    as_another_process()
+    threads = replace(compute.default(), threads=compute.default().threads + 1)
+    monkeypatch.setattr(compute, "default", lambda: threads)
+    assert cells.unseen_fold(target) == expected
+    assert len(searched) == 1, "named results keep it, for any number of threads"
     for n in (2, 3):
         with pytest.raises(InputError, match="trained on this image"):
-            cells.fold_for(seen)
+            cells.unseen_fold(seen)
         assert len(searched) == n, "a refusal is not kept"
     monkeypatch.setattr(priors, "weights_digest", lambda fold: f"other weights {fold}")
-    assert cells.fold_for(target) == expected
+    assert cells.unseen_fold(target) == expected
     assert len(searched) == 4, "other weights have seen something else"
 
 
-def test_a_store_that_cannot_be_written_still_tells_the_prior(root: Path) -> None:
+@pytest.mark.parametrize("record", [{}, {"fold": 3}, {"fold": "1"}, {"fold": [1]}])
+def test_a_fold_of_another_form_is_searched_anew(record: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cells, "_FOLDS", {})
+    monkeypatch.setattr(store, "get", lambda name: (record, {}))
+    monkeypatch.setattr(priors, "fold_for", lambda image: 2)
+    assert cells.unseen_fold(images.load("coffee", 32)) == 2
+
+
+def test_a_store_that_cannot_be_written_still_tells_the_prior(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root.write_text("no folder")
-    cells._FOLDS.clear()
+    monkeypatch.setattr(cells, "_FOLDS", {})
     target = images.load("coffee", 32)
-    assert cells.fold_for(target) == priors.fold_for(target)
+    assert cells.unseen_fold(target, keep=True) == priors.fold_for(target)
 
 
 def test_dip_alone_may_see_any_photograph() -> None:
@@ -115,4 +134,5 @@ def test_a_start_of_unknown_error_is_refused_before_the_sweep(start: str, task: 
 def test_cells_are_json_and_back() -> None:
     for make in CELLS.values():
         asked = make()
+        assert asked.plain() == {"cell": asdict(asked), "config": type(asked.config).__name__}, "as old stores hold it"
         assert Cell.restored(json.loads(json.dumps(asked.plain()))) == asked

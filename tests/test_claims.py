@@ -132,6 +132,7 @@ NUMBERS: dict[str, dict[str, float]] = {
         "above_ddpm": 9,
         "above_classical": 9,
         "tasks": 9,
+        "tasks_chosen": 0,
         "speed": 3.4,
         "calls": 24.0,
         "rival_calls": 72.0,
@@ -234,6 +235,7 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
     (claims._over_dip, {"restoration.over_dip": 0.02}, CONDITIONS),  # on a known target alone
     (claims._over_dip, {"restoration.above_dip": 8}, CONDITIONS),  # in the mean, and not in every task
     (claims._over_dip, {"restoration.over_dip_low": -0.1}, CONDITIONS),  # nor surely
+    (claims._over_dip, {"restoration.tasks_chosen": 1}, CONDITIONS),  # nor in tasks that were not chosen by hand
     (claims._over_dip, {"restoration.whole_low": -0.1}, CONDITIONS),  # and more of DIP would do as well
     (claims._over_dip, {"restoration.over_dip_low": math.nan}, CONDITIONS),  # one photograph is no proof
     (claims._over_dip, {"hybrid/DIP+DDPM/spread": 5.0}, CONDITIONS),  # a mean of +1 dB within a wide interval
@@ -273,6 +275,7 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
     (claims._adaptive, {f"noise.adaptive_{k}": -0.3 for k in ("low", "high", "worst", "best")}, FAILS),
     (claims._restores, {}, HOLDS),
     (claims._restores, {"restoration.above_classical": 8}, CONDITIONS),
+    (claims._restores, {"restoration.tasks_chosen": 1}, CONDITIONS),  # where they were chosen by hand
     (claims._restores, {"restoration.speed": 0.5}, FAILS),  # quality and speed
     (claims._restores, {"restoration.over_ddpm_low": -0.1}, FAILS),  # not surely
     (claims._restores, {"restoration.over_ddpm_low": math.nan}, CONDITIONS),  # one photograph is no proof
@@ -471,6 +474,8 @@ def test_the_finding_is_three_sentences_that_follow_the_evidence() -> None:
     assert "**Done right, a better start can save steps**" in longer
     assert "the hybrid is ahead of DIP and of DDPM**: a short fit" in restored
     assert "Over 9 tasks (2 photographs at 96², 1 seed) the result is +2.34 [+1.80, +2.90] dB over DDPM" in restored
+    few = {"restoration.tasks": 1.0, "restoration.tasks_chosen": 1.0}
+    assert "Over 1 task, chosen by hand (2 photographs" in claims.finding(evidence(few))
     assert "at 3.4× the speed, and +1.23 [+0.90, +1.60] dB over DIP alone, which may take 1500 it" in restored
     assert "that fit of DIP's gains +0.57 [+0.21, +0.83] dB when it is handed over itself" in restored
     assert "In 0 of the tasks a classical" in restored

@@ -13,18 +13,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from grids import CELLS, DIP, HYBRID, SAMPLE, cell, key, plain
 from hypothesis import given
 
-from dipddpm_lib import (
-    evidence,
-    store,
-)
+from dipddpm_lib import evidence, store
 from dipddpm_lib.cells import Cell
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.evidence import Results, collected, interval, note, noted
 from dipddpm_lib.experiment import run, sweep
 from dipddpm_lib.types import InputError
+from grids import CELLS, DIP, HYBRID, SAMPLE, cell, key, plain
 
 pytestmark = pytest.mark.usefixtures("root")
 
@@ -63,8 +60,7 @@ def test_a_collection_that_lost_a_result_is_no_collection(root: Path) -> None:
 
 def test_a_result_of_another_form_is_one_line() -> None:
     asked = cell(ClassicalConfig(), task="inpaint_50")
-    key = store.key("experiment.run", asked.parameters(asked.x_true()))
-    store.put(key, {"psnr": 99.0}, {})
+    store.put(key(asked), {"psnr": 99.0}, {})
     with pytest.raises(InputError, match="a result of another form") as caught:
         run(asked)
     assert "\n" not in str(caught.value)
@@ -122,7 +118,6 @@ def test_a_collection_that_cannot_be_written_is_one_line(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     "entries", [5, [5], [{}], [{"key": 5, "cell": {}, "config": "DIPConfig"}], [{"key": "k", "cell": 3, "config": "x"}]]
 )
-@pytest.mark.usefixtures("root")
 def test_a_forged_collection_is_one_line(entries: Any) -> None:
     store.write_list("forged", {"source": store.source_digest(), "entries": entries})
     with pytest.raises(InputError, match="holds a collection forged of another form; remove it"):

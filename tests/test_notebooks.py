@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import signal
@@ -190,6 +191,29 @@ def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path,
     assert {p.name for p in store.iterdir() if (p / "record.json").exists()} == results, "a second run computed anew"
     assert time.monotonic() - start < cold
     assert (tmp_path / "index.html").read_text() == page, "what is told comes from stored results, their cost too"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tasks", "said"),
+    [
+        (["inpaint_70"], ["70 % of the pixels missing, astronaut: what was measured, and", "of 1 task"]),
+        (["denoise_10"], ["Gaussian noise, σ = 10/255, astronaut: what was measured, and"]),
+        (["compressive_10", "deblur"], ["the start that is chosen, so no other was tried here", "of 2 tasks"]),
+    ],
+    ids=lambda value: value[0],
+)
+def test_restoration_takes_the_tasks_that_matter(
+    tasks: list[str], said: list[str], store: Path, tmp_path: Path
+) -> None:
+    """Each shape of a choice: one task, noise alone (where no chain is longer than is worth it), DIP's tasks alone."""
+    more = ("--only", "07_restoration", "-p", f"tasks={json.dumps(tasks)}", "-p", "ddpm_steps=[3, 101]", "--no-pdf")
+    done = _build(store, tmp_path, *more)
+    assert done.returncode == 0, done.stdout + done.stderr
+    page = (tmp_path / "index.html").read_text()
+    for text in said:
+        assert text in page
+    assert not re.search(r"\bnan\b", re.sub(r"data:image/[^\"]+", "", page)), "a number was not computed"
 
 
 @pytest.mark.slow

@@ -955,7 +955,7 @@ def test_a_build_says_how_far_a_sweep_is(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """In a log a line now and then, on a terminal one that is written over; a notebook's other remarks stay in it."""
-    monkeypatch.setattr(build, "TELL_SECONDS", seconds)
+    monkeypatch.setattr(build, "LOG_SECONDS", seconds)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     sweep = """import sys
 from dipddpm_lib import experiment
