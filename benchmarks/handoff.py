@@ -1,8 +1,7 @@
 """When DIP is the right start, and at which noise level: every start × noise level × trust in y, by PSNR.
 
 Each row is one image, one degradation and one seed. The nine tasks made the rule of thumb that `hybrid.settle` follows;
-the other degradations are there to test it. The committed record holds the nine tasks with one seed
-(--degradations with `operators.TASKS`, --seeds 1), and the others for two photographs (--images chelsea,coffee).
+the other degradations are there to test it. The committed record holds all of them with one seed (--seeds 1).
 
 Two processes may share the work (`--images`); one more run collects the rows from the store into handoff.json. With
 --add the rows of the record that are not asked for stay as they are.
