@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -9,6 +10,7 @@ from typing import Any, SupportsFloat
 
 import pandas as pd
 import torch
+from scipy import special
 from torch import Tensor
 
 from . import compute, store
@@ -21,8 +23,12 @@ REPORT = "DIPDDPM_REPORT"  # set where a notebook runs for the report
 
 
 def interval(values: Iterable[float], level: float = 0.95, draws: int = 2000, seed: int = 0) -> Interval:
-    """Percentile bootstrap of the mean; give paired differences for a paired comparison (Efron, Tibshirani 1993, §13).
+    """Bootstrap of the mean, widened for few values; give paired differences for a paired comparison.
 
+    Percentiles of resampled means (Efron, Tibshirani 1993, §13) are too near to each other where values are few: of
+    four normal ones a nominal 95 % holds the mean in 81 %. So their distances from the mean are multiplied by
+    √(n/(n − 1)) t/z, by which Student's interval is wider than the bootstrap's normal one (Hesterberg 2015 on its
+    narrowness); then three normal values or more give 93 to 95 %. Skewed values still give less.
     With fewer than two values nothing can be said of the spread: low and high are NaN.
     """
     require(0 < level < 1, f"level: expected a share between 0 and 1, as 0.95, got {level}")
@@ -32,8 +38,13 @@ def interval(values: Iterable[float], level: float = 0.95, draws: int = 2000, se
         return Interval(float(v.mean()), float("nan"), float("nan"), len(v))
     picks = torch.randint(len(v), (draws, len(v)), generator=compute.generator(seed, "bootstrap"))
     tail = (1 - level) / 2
-    low, high = torch.quantile(v[picks].mean(1), torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    ends = torch.quantile(v[picks].mean(1), torch.tensor([tail, 1 - tail], dtype=torch.float64))
+    low, high = (v.mean() + _widening(len(v), 1 - tail) * (ends - v.mean())).tolist()
     return Interval(float(v.mean()), low, high, len(v))
+
+
+def _widening(n: int, quantile: float) -> float:
+    return float(math.sqrt(n / (n - 1)) * special.stdtrit(n - 1, quantile) / special.ndtri(quantile))
 
 
 @dataclass(frozen=True)
