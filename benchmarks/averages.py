@@ -1,8 +1,8 @@
 """One sample of DDPM from noise, or the mean of several: closeness to the target, and to its patches and spectrum.
 
-A sample's expected squared error is twice the posterior mean's (Blau and Michaeli 2018), and the mean of n
-samples has (1 + 1/n) times it. The hybrid's few deterministic steps come near a mean, so that part of its lead over
-DDPM may be that of a mean over a sample.
+The expected squared error of a sample of the posterior is twice the posterior mean's (Blau and Michaeli 2018), and the
+mean of n samples has (1 + 1/n) times it. The hybrid's few deterministic steps come near a mean, so that part of its
+lead over DDPM may be that of a mean over a sample.
 
 python benchmarks/averages.py    # writes averages.json, which Appendix C shows
 """
@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
+from handoff import SCHEDULE, measured
+from records import SIZE, arguments, fill
 
 from dipddpm_lib import compute, ddpm, experiment, images, metrics, play, priors
 from dipddpm_lib.cells import Cell
@@ -75,8 +76,8 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "averages").parse_args()
-    rows = collect("averages.row", row, Path(__file__), options)
-    write(options, rows, limit=LIMIT, samples=list(SAMPLES.items()), chain=asdict(play.FROM_NOISE))
+    settings = {"limit": LIMIT, "samples": list(SAMPLES.items()), "chain": asdict(play.FROM_NOISE)}
+    fill(row, Path(__file__), options, settings)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from statistics import mean, median, quantiles
 from typing import Any
 
 import torch
+from records import keep
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -719,13 +720,6 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def keep(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_text(text + "\n", encoding="utf-8")
-    unfinished.replace(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds and pictures; within three minutes")
@@ -771,7 +765,8 @@ def main() -> None:
             if not arguments.only or make.__name__ in arguments.only:
                 fresh = list(make(arguments.quick))
                 print(table(fresh), flush=True)
-                rows += [{"kind": make.__name__, **asdict(row), "reached": row.reached} for row in fresh]
+                made = {"kind": make.__name__, "source": store.source_digest()}
+                rows += [{**made, **asdict(row), "reached": row.reached} for row in fresh]
                 record["rows"] = sorted(rows, key=lambda row: kinds.index(row["kind"]))
                 keep(arguments.output, json.dumps(record, indent=1, ensure_ascii=False))  # what follows may fail
 

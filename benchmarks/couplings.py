@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
+from handoff import SCHEDULE, measured
+from records import SIZE, arguments, fill
 from torch import Tensor
 
 from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, priors
@@ -104,7 +105,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "couplings").parse_args()
-    write(options, collect("couplings.row", row, Path(__file__), options), steps=USUAL.sample.steps, rho=USUAL.rho)
+    fill(row, Path(__file__), options, {"steps": USUAL.sample.steps, "rho": USUAL.rho})
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image as PIL_Image
+from records import keep
 from torch import Tensor
 
 from dipddpm_lib import cells, compute, experiment, images, store
@@ -146,7 +147,7 @@ def outcome(work: Callable[[], object]) -> str:
 
 def drawn(strategy: st.SearchStrategy[Any], count: int, trial: Callable[[Any], str]) -> dict[str, int]:
     """Outcomes of `count` inputs that Hypothesis draws; the same at each run."""
-    out: Counter[str] = Counter()
+    out = Counter({"results": 0, "refused": 0})  # what did not happen is told too
 
     @settings(
         max_examples=count,
@@ -308,6 +309,7 @@ def is_short(cell: Cell) -> bool:
 
 def mutated_configurations(count: int) -> dict[str, int]:
     """Each is made and checked, and where it ends soon, run."""
+    long = "accepted, too long to run"
 
     def trial(make: Callable[[], Cell]) -> str:
         ran = [False]
@@ -320,11 +322,11 @@ def mutated_configurations(count: int) -> dict[str, int]:
                 ran[0] = True
 
         found = outcome(work)
-        return found if found == "refused" or ran[0] else "accepted, too long to run"
+        return found if found == "refused" or ran[0] else long
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return drawn(mutated_cells(), count, trial)
+        return {long: 0, **drawn(mutated_cells(), count, trial)}
 
 
 # ---- fuzzing
@@ -436,7 +438,7 @@ def main() -> None:
         print(name, json.dumps(record[name]), flush=True)
     if record["kills"]["lost"] or record["kills"]["wrong"]:
         sys.exit("faults: the store lost a result or served a wrong one")
-    arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    keep(arguments.output, json.dumps(record, indent=1, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
+from handoff import SCHEDULE, measured
+from records import SIZE, arguments, fill
 
 from dipddpm_lib import compute, ddpm, hybrid, images, metrics, play, priors
 from dipddpm_lib.ddpm import SampleConfig
@@ -62,7 +63,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "from_noise").parse_args()
-    write(options, collect("from_noise.row", row, Path(__file__), options), sigmas=SIGMAS)
+    fill(row, Path(__file__), options, {"sigmas": SIGMAS})
 
 
 if __name__ == "__main__":

@@ -9,54 +9,29 @@ Two processes may share the work (`--images`); one more run collects the rows fr
 
 from __future__ import annotations
 
-import argparse
-import hashlib
-import json
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from records import DEGRADATIONS, SIZE, arguments, fill
 from torch import Tensor
 
-from dipddpm_lib import classical, compute, ddpm, dip, hybrid, images, metrics, operators, priors, store
+from dipddpm_lib import classical, compute, ddpm, dip, hybrid, images, metrics, operators, priors
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.schedules import NoiseSchedule
-from dipddpm_lib.types import Image, Measurement, require
+from dipddpm_lib.types import Image, Measurement
 
-HERE = Path(__file__).resolve().parent
-SIZE = 128
 SCHEDULE = NoiseSchedule.cosine(1000)
 SIGMAS = (0.15, 0.3, 0.45, 0.65, 0.9, 1.3, 2.0)
 LAMBDAS = (3.0, 7.0, 20.0)  # tried where y is noisy; elsewhere it is trusted to its rounding, whatever λ
 FROM_NOISE = (1.0, *LAMBDAS)  # from noise less of them is better: from_noise.py
 STEPS = 8
 FITS = (60, 200)
-
-# the nine tasks, which made the rules, and what tests them: (kind, strength) of `operators.degradation`
-DEGRADATIONS: dict[str, tuple[str, float] | None] = {
-    **dict.fromkeys(operators.TASKS),
-    "denoise_15": ("denoise", 15),
-    "denoise_100": ("denoise", 100),
-    "inpaint_70": ("inpaint", 70),
-    "inpaint_95": ("inpaint", 95),
-    "holes_2": ("holes", 2),
-    "holes_12": ("holes", 12),
-    "super_x2": ("super", 2),
-    "super_x8": ("super", 8),
-    "deblur_3": ("deblur", 3),
-    "compressive_05": ("compressive", 5),
-    "compressive_20": ("compressive", 20),
-    "compressive_50": ("compressive", 50),
-    "fourier_x2": ("fourier", 2),
-    "fourier_x8": ("fourier", 8),
-}
 
 
 def measured(x_true: Image, name: str, seed: int) -> Measurement:
@@ -131,62 +106,9 @@ def _coarse_share(error: Tensor) -> float:
     return float(power[(f[:, None] ** 2 + f[None] ** 2).sqrt() < 0.125].sum() / power.sum())
 
 
-def arguments(
-    description: str | None, record: str, degradations: Iterable[str] = tuple(operators.TASKS), seeds: int = 1
-) -> argparse.ArgumentParser:
-    """What every script that fills a record by image, degradation and seed is asked with."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", default=",".join(priors.EVALUATION), help="separated by commas")
-    parser.add_argument("--degradations", default=",".join(degradations), help="separated by commas")
-    parser.add_argument("--seeds", type=int, default=seeds)
-    parser.add_argument("--output", type=Path, default=HERE / f"{record}.json")
-    parser.add_argument("--add", action="store_true", help="keep the record's rows that are not asked for")
-    return parser
-
-
-def collect(
-    name: str, work: Callable[..., dict[str, Any]], script: Path, options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """work(image, degradation, seed) for all that the options ask for; each is kept in the store as it comes.
-
-    Every row names its machine, since they may come from several. With --add the record's other rows stay in it.
-    """
-    rows = []
-    asked = options.degradations.split(",")
-    unknown = [name for name in asked if name not in DEGRADATIONS]
-    require(not unknown, f"degradations: expected some of {', '.join(DEGRADATIONS)}, got {', '.join(unknown)}")
-    require(options.seeds >= 1, f"seeds: expected 1 or more, got {options.seeds}")
-    # the store knows the library's source alone
-    source = hashlib.sha256(script.read_bytes() + Path(__file__).read_bytes()).hexdigest()
-    chosen = options.images.split(",")
-    weights = {image: priors.weights_digest(priors.fold_for(images.load(image, SIZE))) for image in chosen}
-    for seed in range(options.seeds):
-        for degradation in asked:
-            for image in chosen:
-                where = {"image": image, "degradation": degradation, "seed": seed}
-                key = {**where, "weights": weights[image], "script": source}
-                rows.append(store.remember(name, key, partial(_kept, work, where))[0])
-                print(f"{image} {degradation} {seed}", file=sys.stderr, flush=True)
-    before = json.loads(options.output.read_text())["rows"] if options.add and options.output.exists() else []
-    by_place = {(row["seed"], row["degradation"], row["image"]): row for row in (*before, *rows)}  # the later counts
-    order = list(DEGRADATIONS)
-    return sorted(by_place.values(), key=lambda row: (row["seed"], order.index(row["degradation"])))
-
-
-def _kept(work: Callable[..., dict[str, Any]], where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    here = compute.machine()
-    return {**work(**where), "machine": f"{here['processor']}, {here['dtype']}"}, {}
-
-
-def write(options: argparse.Namespace, rows: list[dict[str, Any]], **settings: Any) -> None:
-    """The record: what all rows share, the rows, and their machines."""
-    machines = sorted({row["machine"] for row in rows})
-    options.output.write_text(json.dumps({"size": SIZE, **settings, "rows": rows, "machine": machines}))
-
-
 def main() -> None:
     options = arguments(__doc__, "handoff", DEGRADATIONS, seeds=2).parse_args()
-    write(options, collect("handoff.row", row, Path(__file__), options), sigmas=SIGMAS, steps=STEPS)
+    fill(row, Path(__file__), options, {"sigmas": SIGMAS, "steps": STEPS})
 
 
 if __name__ == "__main__":

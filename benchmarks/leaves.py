@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from records import keep
 from torch import Tensor
 
 from dipddpm_lib import compute, ddpm, images, metrics, priors, store
@@ -103,7 +104,7 @@ def main() -> None:
         "rows": rows,
         "machine": compute.machine(),
     }
-    options.output.write_text(json.dumps(record))
+    keep(options.output, json.dumps(record))
 
 
 if __name__ == "__main__":

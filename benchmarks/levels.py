@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from handoff import SCHEDULE, SIZE, arguments, collect, measured, write
+from handoff import SCHEDULE, measured
+from records import SIZE, arguments, fill
 
 from dipddpm_lib import compute, hybrid, images, metrics, priors
 from dipddpm_lib.hybrid import HybridConfig, Start
@@ -51,7 +52,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "levels").parse_args()
-    write(options, collect("levels.row", row, Path(__file__), options))
+    fill(row, Path(__file__), options, {})
 
 
 if __name__ == "__main__":

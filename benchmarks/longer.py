@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from handoff import SIZE, arguments, collect, write
+from records import SIZE, arguments, fill
 
 from dipddpm_lib import experiment
 from dipddpm_lib.cells import Cell
@@ -52,7 +52,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "longer").parse_args()
-    write(options, collect("longer.row", row, Path(__file__), options), limits=LIMITS)
+    fill(row, Path(__file__), options, {"limits": LIMITS})
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from typing import Any
 from dipddpm_lib import compute, dip, images, metrics
 from dipddpm_lib.cells import Cell
 
-from bench import TASK, YARDSTICKS, keep  # isort: skip
+from bench import TASK, YARDSTICKS  # isort: skip
+from records import keep  # isort: skip
 
 RECORD = Path(__file__).resolve().parent / "published.json"
 PICTURES = ("astronaut", "chelsea", "coffee")

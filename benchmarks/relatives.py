@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SIZE, arguments, collect, measured, write
+from handoff import measured
+from records import SIZE, arguments, fill
 
 from dipddpm_lib import compute, experiment, images, metrics
 from dipddpm_lib.cells import Cell
@@ -86,7 +87,7 @@ def main() -> None:
     if options.tune:
         tune()
         return
-    write(options, collect("relatives.row", row, Path(__file__), options), levels=LEVELS, fit=FIT)
+    fill(row, Path(__file__), options, {"levels": LEVELS, "fit": FIT})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from dipddpm_lib import cells, compute, experiment
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.types import require
 
-from bench import keep  # isort: skip
+from records import keep  # isort: skip
 
 HERE = Path(__file__).resolve().parent
 PHOTOGRAPHS = ("grace_hopper", "motorcycle_left", "ihc")
@@ -130,12 +130,15 @@ def settings(count: int, iterations: int) -> list[DIPConfig]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=int, default=STAGES[-1][0] * len(PHOTOGRAPHS))
-    parser.add_argument("--iterations", type=int, default=450)
+    parser.add_argument("--iterations", type=int, default=450, help="of each fit; a record goes on with its own")
     parser.add_argument("--output", type=Path, default=HERE / "search.json")
     arguments = parser.parse_args()
     record: dict[str, Any] = {"size": SIZE, "iterations": arguments.iterations, "fits": []}
     if arguments.output.exists():
         record = json.loads(arguments.output.read_text())
+        if record["iterations"] != arguments.iterations:
+            has = f"{arguments.output} has fits of {record['iterations']} iterations"
+            parser.error(f"{has}; ask for these, or give --output")
     done = {(fit["image"], fit["seed"]) for fit in record["fits"]}
     drawn = settings(-(-arguments.fits // len(PHOTOGRAPHS)), record["iterations"])
     record["chosen"] = CHOSEN

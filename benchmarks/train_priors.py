@@ -50,7 +50,9 @@ def unpacked(package: str, folder: Path) -> Path:
     if not (folder / package).exists():
         subprocess.run(["apt-get", "download", "-q", package], cwd=folder, check=True)
         (archive,) = folder.glob(f"{package}_*.deb")
-        subprocess.run(["dpkg", "-x", archive, folder / package], check=True)
+        part = folder / f"{package}.part"  # what was interrupted is no package
+        subprocess.run(["dpkg", "-x", archive, part], check=True)
+        part.rename(folder / package)
         archive.unlink()
     return folder / package
 

@@ -611,8 +611,9 @@ NUMBERS = (
 
 
 def collected() -> Evidence:
-    """The evidence that the notebooks last kept in the store."""
-    return Evidence({n: kept.collected(n) for n in COLLECTIONS}, {n: kept.noted(n) for n in NUMBERS})
+    """The evidence that the notebooks last kept in the store; numbers alone, no pictures."""
+    results = {n: kept.collected(n, pictures=False) for n in COLLECTIONS}
+    return Evidence(results, {n: kept.noted(n) for n in NUMBERS})
 
 
 def _dips_start(e: Evidence) -> Finding:
@@ -749,13 +750,14 @@ def _finding_restoration(e: Evidence) -> str:
         f"**Where only a measurement is seen, the hybrid {verdict}**: a short fit of DIP to the measurement gives the "
         f"image from which DDPM goes on. Over {_tasks(e)} ({basis}) the result is {ahead} over DDPM from noise, each "
         f"run of which has its best number of steps, at {speed:.1f}× the speed: {median:+.2f} dB in the median of "
-        f"{pairs:.0f} pairs of task and photograph, of which it is ahead in {won:.0f}; {less:+.2f} dB in the mean where "
-        f"no white noise is, and {crossed:+.2f} dB with a ρ that other photographs chose. DDPM's own result, "
-        f"handed over as often in DIP's place, from the noise level that suits the target, ends {beside(-handed)} the "
-        f"hybrid. Over DIP alone, which may take {limit:.0f} iterations, the lead is {alone}; that fit of DIP's gains "
-        f"{_db(_added(e))} when it is handed over itself. In {n - classical:.0f} of the tasks a classical method is at "
-        f"least as good.{cause} With the start chosen by the kind of task, DIP's in {fits:.0f} of {n:.0f}, the result "
-        f"is {beside(chosen)} DDPM from noise and no worse than the classical method in {level:.0f}."
+        f"{pairs:.0f} pairs of task and photograph, of which it is ahead in {won:.0f}; {less:+.2f} dB in the mean "
+        f"without the tasks of white noise, and {crossed:+.2f} dB with a ρ that other photographs chose. DDPM's own "
+        "result, handed over as often in DIP's place, from the noise level that suits the target, ends "
+        f"{beside(-handed)} the hybrid. Over DIP alone, which may take {limit:.0f} iterations, the lead is {alone}; "
+        f"that fit of DIP's gains {_db(_added(e))} when it is handed over itself. In {n - classical:.0f} of the tasks "
+        f"a classical method is at least as good.{cause} With the start chosen by the kind of task, DIP's in "
+        f"{fits:.0f} of {n:.0f}, the result is {beside(chosen)} DDPM from noise and no worse than the classical method "
+        f"in {level:.0f}."
     )
 
 

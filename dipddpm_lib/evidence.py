@@ -135,7 +135,7 @@ class Results(Sequence[tuple[Cell, Result]]):
         frame, by = self.frame(), [by] if isinstance(by, str) else list(by)
         unknown = [name for name in (*by, *columns) if name not in frame]
         require(not unknown, f"table: expected columns of {', '.join(frame)}, got {', '.join(unknown)}")
-        groups = frame.groupby(by, sort=False)
+        groups = frame.groupby(by, sort=False, dropna=False)  # a run without a task or without steps counts too
         spread = {"psnr", "ssim"}
         table = pd.DataFrame({c: groups[c].agg(interval if c in spread else "mean") for c in columns})
         if "memory" in columns:
@@ -144,8 +144,9 @@ class Results(Sequence[tuple[Cell, Result]]):
 
     def curves(self, value: str, over: str, by: str = "label") -> dict[str, tuple[pd.Series, ...]]:
         """For every `by`: where, mean, low and high of `value` along `over`, for a panel of curves."""
+        require(len(self) > 0, "curves: expected one result or more, got none")
         out = {}
-        for name, group in self.frame().groupby(by, sort=False):
+        for name, group in self.frame().groupby(by, sort=False, dropna=False):
             spread = group.groupby(over)[value].agg(interval)
             mean, low, high = (spread.map(lambda i, part=part: getattr(i, part)) for part in ("mean", "low", "high"))
             out[str(name)] = (spread.index.to_series(), mean, low, high)
@@ -204,12 +205,22 @@ def noted(name: str) -> dict[str, float]:
     return _of_this_source(f"{name}.numbers").get("numbers", {})
 
 
-def collected(name: str) -> Results:
-    """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead."""
+def collected(name: str, pictures: bool = True) -> Results:
+    """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead.
+
+    pictures: whether they hold their images and films, which are most of their size, or none
+    """
     try:
         entries = _of_this_source(name).get("entries", ())
-        found = [(Cell.restored(entry), entry["key"], store.get(entry["key"])) for entry in entries]
+        found = [(Cell.restored(entry), entry["key"], _held(entry["key"], pictures)) for entry in entries]
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole, but not written by `sweep`
         raise InputError(f"store: {store.folder()} holds a collection {name} of another form; remove it") from error
     pairs = [(cell, Kept(key, *kept).result()) for cell, key, kept in found if kept is not None]
     return Results(pairs if len(pairs) == len(found) else ())
+
+
+def _held(key: str, pictures: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    held = store.get(key)
+    if held is None or pictures:
+        return held
+    return held[0], {name: values.new_empty(0, *values.shape[1:]) for name, values in held[1].items()}

@@ -410,7 +410,8 @@ def _quarantine(path: Path, error: Exception, seen: os.stat_result | None = None
 def _collect_stale(root: Path) -> None:
     """Remove what killed writers left and checkpoints of abandoned work, once they are too old to be anybody's."""
     left_by_killed = ("unfinished/tmp-*", "unfinished/*.lock", "collections/tmp-*")
-    ages = {**dict.fromkeys(left_by_killed, STALE_SECONDS), "unfinished/*.checkpoint": ABANDONED_SECONDS}
+    ages = dict.fromkeys(left_by_killed, STALE_SECONDS)
+    ages |= dict.fromkeys(("unfinished/*.checkpoint", "unfinished/*.used"), ABANDONED_SECONDS)
     for pattern, oldest in ages.items():
         if (root / pattern).parent.is_symlink():
             continue  # nothing elsewhere is ours to remove

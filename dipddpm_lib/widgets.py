@@ -402,7 +402,7 @@ class Panel:
         if self.state == "announced":
             self.go_on()
             self.wait()
-        if self.state != "done":
+        if self.state != "done" or self.problem:  # an earlier run is no answer to settings that are refused
             raise InputError(self.problem)
         return self.runs[-1]
 

@@ -3,7 +3,7 @@
 examples:
   python report/build.py --preset quick                  all of it
   python report/build.py --only 03_hybrid -p seeds=3     one notebook, the others as they were last run
-  python report/build.py --render-only --no-pdf          the page alone, from report/executed/
+  python report/build.py --render-only --no-pdf          the page alone, from what was run
   python report/build.py --render-only --alone 03_hybrid that notebook as a page too, report/alone/03_hybrid.html
 """
 
@@ -23,6 +23,7 @@ import nbformat
 import execution
 import page
 import printing
+from bibliography import Bibliography
 from dipddpm_lib import store
 from dipddpm_lib.types import InputError
 from errors import BuildError
@@ -49,7 +50,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--render-only",
         action="store_true",
-        help="run nothing: render report/executed/ or, where that is empty, the executed notebooks beside the page",
+        help="run nothing: render report/executed/, and what was not run here as it stands beside the page",
     )
     parser.add_argument("--alone", metavar="STEM", action="append", default=[], help="and this notebook as a page")
     parser.add_argument("--output", metavar="DIR", type=Path, default=HERE, help="default: report/")
@@ -129,16 +130,21 @@ class Progress:
 
 
 def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
-    """Write the pages, each whole or not at all, and the executed notebooks beside index.html."""
-    executed, alone = arguments.output / "executed", choose("--alone", arguments.alone, list(notebooks))
-    if arguments.render_only and not any((executed / f"{stem}.ipynb").is_file() for stem in notebooks):
-        executed = arguments.output / DOWNLOADS  # a fresh clone has these
+    """Write the pages, each whole or not at all, and the executed notebooks beside index.html.
+
+    What was not run here is as it stands beside the page, as all of it in a fresh clone.
+    """
+    executed = page.found(list(notebooks), arguments.output / "executed", arguments.output / DOWNLOADS)
     html, warnings = page.render(executed, list(notebooks), arguments.references, DOWNLOADS)
-    pages = {f"alone/{stem}.html": page.render_alone(executed, stem, arguments.references) for stem in alone}
+    pages = {f"alone/{stem}.html": page.render_alone(executed, stem, arguments.references) for stem in arguments.alone}
+    older = [stem for stem, path in executed.items() if path.parent.name == DOWNLOADS]
+    if 0 < len(older) < len(executed):
+        warnings.insert(0, f"not run here, taken as they stood beside the page: {', '.join(older)}")
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
-    for stem, notebook in page.load(executed, list(notebooks)).items():
-        _write(arguments.output / DOWNLOADS / f"{stem}.ipynb", nbformat.writes(page.for_download(notebook)) + "\n")
+    for stem, path in executed.items():
+        whole = nbformat.writes(page.for_download(page.read(path))) + "\n"
+        _write(arguments.output / DOWNLOADS / f"{stem}.ipynb", whole)
     for name, text in {"index.html": html, **pages}.items():
         target = _write(arguments.output / name, text)
         print(f"{target}  {target.stat().st_size / 1e6:.1f} MB", flush=True)
@@ -192,6 +198,11 @@ def main(argv: list[str] | None = None) -> int:
             written = ("executed", "index.html", ".index.html.unfinished", "report.pdf")
             execution.check_inside(*(arguments.output / name for name in written))
             notebooks = execution.find_notebooks(arguments.notebooks)
+            # what the page needs is looked at before anything is run
+            arguments.alone = choose("--alone", arguments.alone, list(notebooks))
+            Bibliography(arguments.references)
+            if not arguments.no_pdf:
+                printing.find_browser()
             if not arguments.render_only:
                 execute(arguments, notebooks)
             index = render(arguments, notebooks)

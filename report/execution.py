@@ -341,7 +341,10 @@ class _Kernel(KernelManager):
 
         The same whether they were computed now or long ago, so that a build which was killed ends in the same page.
         """
-        lines = self.used.read_text(encoding="utf-8").splitlines() if self.used is not None else []
+        lines: list[str] = []
+        if self.used is not None:
+            with suppress(FileNotFoundError):  # collected by age, beside a run of days
+                lines = self.used.read_text(encoding="utf-8").splitlines()
         costs = {key: cost for line in lines for key, cost in json.loads(line).items()}
         if not costs:
             return {}
@@ -407,7 +410,7 @@ def _start_kernel(notebook: Path, *arguments: str, environment: Mapping[str, str
     """
     kernel = _Kernel(kernel_name="python3")  # jupyter_client starts this one with sys.executable
     # among what the store collects by age, in case this process is killed
-    descriptor, used = tempfile.mkstemp(prefix="tmp-", suffix=".used", dir=store.place_of("unfinished"))
+    descriptor, used = tempfile.mkstemp(suffix=".used", dir=store.place_of("unfinished"))
     os.close(descriptor)
     kernel.used = Path(used)
     # a relative one is meant from here, not from the notebooks

@@ -76,7 +76,7 @@
     shown = null;
     card.hidden = true;
   };
-  const closeSoon = () => { closing = setTimeout(close, 200); };
+  const closeSoon = () => { clearTimeout(closing); closing = setTimeout(close, 200); };
   const open = (link, target) => {
     clearTimeout(closing);
     if (shown === link) return;

@@ -6,7 +6,7 @@ import base64
 import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,10 +99,11 @@ class ReportExporter(HTMLExporter):
         return to_html(source, where, self.bibliography, cell.get("attachments"), computed)
 
 
-def load(folder: Path, stems: list[str]) -> dict[str, nbformat.NotebookNode]:
-    """The executed notebooks, in the order given; those that have not been run are left out."""
-    paths = {stem: folder / f"{stem}.ipynb" for stem in stems}
-    return {stem: read(path) for stem, path in paths.items() if path.is_file()}
+def found(stems: list[str], *folders: Path) -> dict[str, Path]:
+    """Each executed notebook in the first of the folders that has it, in the order given; others are left out."""
+    places = {stem: [folder / f"{stem}.ipynb" for folder in folders] for stem in stems}
+    each = {stem: next((path for path in paths if path.is_file()), None) for stem, paths in places.items()}
+    return {stem: path for stem, path in each.items() if path is not None}
 
 
 def run_of(stem: str, notebook: nbformat.NotebookNode, path: Path, download: str = "") -> Run:
@@ -197,6 +198,7 @@ def _face(stem: str, family: str, weight: str, style: str) -> str:
 def for_download(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """An executed notebook without what only this machine can use: paths, clocks, progress."""
     clean = copy.deepcopy(notebook)
+    clean.metadata.pop("widgets", None)  # the states of panels, whose views are not shown
     kept = {key: clean.metadata.get("papermill", {}).get(key) for key in ("parameters", "duration", "version")}
     clean.metadata["papermill"] = {key: value for key, value in kept.items() if value is not None}
     for cell in clean.cells:
@@ -207,41 +209,41 @@ def for_download(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
     return clean
 
 
-def render(folder: Path, stems: list[str], references: Path, downloads: str = "") -> tuple[str, list[str]]:
-    """The page of the notebooks in `folder`, and what to warn of.
+def render(
+    executed: Mapping[str, Path], stems: list[str], references: Path, downloads: str = ""
+) -> tuple[str, list[str]]:
+    """The page of the executed notebooks, and what to warn of.
 
     A notebook that has not been run yet leaves a partial page: references into it are warnings, not errors.
 
     downloads: the folder of executed notebooks, as it is reached from the page; empty for a page without links to them
     """
-    notebooks = load(folder, stems)
-    absent = [stem for stem in stems if stem not in notebooks]
-    if not notebooks:
-        raise BuildError(f"nothing to render: no executed notebook in {folder}; run without --render-only")
-    html, warnings = _rendered(notebooks, folder, references, downloads, TITLE, partial=bool(absent))
+    absent = [stem for stem in stems if stem not in executed]
+    if not executed:
+        raise BuildError("nothing to render: no notebook has been executed; run without --render-only")
+    html, warnings = _rendered(executed, references, downloads, TITLE, partial=bool(absent))
     if absent:
         warnings.insert(0, f"not run yet, left out: {', '.join(absent)}")
     return html, warnings
 
 
-def render_alone(folder: Path, stem: str, references: Path) -> str:
+def render_alone(executed: Mapping[str, Path], stem: str, references: Path) -> str:
     """A page of one notebook. References into others are text."""
-    notebooks = load(folder, [stem])
-    if not notebooks:
-        raise BuildError(f"{stem} has not been run: no {stem}.ipynb in {folder}; run without --render-only")
-    return _rendered(notebooks, folder, references, "", f"{TITLE}: {stem}", partial=True)[0]
+    if stem not in executed:
+        raise BuildError(f"{stem} has not been run; run without --render-only")
+    return _rendered({stem: executed[stem]}, references, "", f"{TITLE}: {stem}", partial=True)[0]
 
 
 def _rendered(
-    notebooks: dict[str, nbformat.NotebookNode],
-    folder: Path,
+    executed: Mapping[str, Path],
     references: Path,
     downloads: str,
     title: str,
     partial: bool,
 ) -> tuple[str, list[str]]:
+    notebooks = {stem: read(path) for stem, path in executed.items()}
     runs = [
-        run_of(stem, notebook, folder / f"{stem}.ipynb", f"{downloads}/{stem}.ipynb" if downloads else "")
+        run_of(stem, notebook, executed[stem], f"{downloads}/{stem}.ipynb" if downloads else "")
         for stem, notebook in notebooks.items()
     ]
     machine = {**run_record(notebooks), **machine_record(notebooks)}

@@ -29,10 +29,12 @@ PDF_DATE = re.compile(rb"(/(?:CreationDate|ModDate) \(D:)\d{14}")
 
 
 def find_browser() -> str | None:
-    """The Chromium that the variable CHROMIUM names, else the first one on PATH."""
-    named = os.environ.get("CHROMIUM")
-    candidates = (named,) if named else BROWSERS
-    return next((found for name in candidates if (found := shutil.which(name))), None)
+    """The Chromium that the variable CHROMIUM names, which has to be there, else the first one on PATH."""
+    if named := os.environ.get("CHROMIUM"):
+        if found := shutil.which(named):
+            return found
+        raise BuildError(f"CHROMIUM={named} is no program here; name one that is, or unset it", status=2)
+    return next((found for name in BROWSERS if (found := shutil.which(name))), None)
 
 
 def print_pdf(page: Path, target: Path, browser: str) -> None:

@@ -20,7 +20,20 @@ import torch
 import yaml
 from torch import Tensor
 
-from dipddpm_lib import compute, ddpm, dip, evidence, experiment, hybrid, images, metrics, operators, play, priors
+from dipddpm_lib import (
+    compute,
+    ddpm,
+    dip,
+    evidence,
+    experiment,
+    hybrid,
+    images,
+    metrics,
+    operators,
+    play,
+    priors,
+    store,
+)
 from dipddpm_lib.cells import Cell
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
@@ -40,6 +53,7 @@ import handoff
 import leaves
 import levels
 import longer
+import records
 import reference
 import relatives
 import search
@@ -270,7 +284,7 @@ def test_a_record_that_is_added_to_keeps_the_rows_that_were_not_asked_for(
 
     output = tmp_path / "kept.json"
     before = [{**fake("coffee", d, 0), "machine": "old"} for d in ("denoise_25", "deblur", "super_x8")]
-    output.write_text(json.dumps({"rows": before}))
+    output.write_text(json.dumps({"size": 128, "sigmas": handoff.SIGMAS, "steps": handoff.STEPS, "rows": before}))
     monkeypatch.setattr(handoff, "row", fake)
     monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
     asked = ["--images", "coffee,rocket", "--degradations", "deblur", "--seeds", "1", "--output", str(output)]
@@ -279,9 +293,50 @@ def test_a_record_that_is_added_to_keeps_the_rows_that_were_not_asked_for(
         handoff.main()
         record = json.loads(output.read_text())
         here = f"{compute.machine()['processor']}, {compute.default().dtype}"
-        new = [{**fake(image, "deblur", 0), "machine": here} for image in ("coffee", "rocket")]
+        made = {"machine": here, "source": store.source_digest()}
+        new = [{**fake(image, "deblur", 0), **made} for image in ("coffee", "rocket")]
         assert record["rows"] == expected[:1] + new + expected[1:]
         assert record["machine"] == sorted({here, *(["old"] if expected else [])})
+
+
+def test_rows_of_other_settings_are_not_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their curves would be read against these settings; the file stays as it is."""
+    output = tmp_path / "kept.json"
+    row = {"image": "coffee", "degradation": "deblur", "seed": 0, "machine": "old"}
+    output.write_text(json.dumps({"size": 128, "sigmas": [0.5], "steps": handoff.STEPS, "rows": [row]}))
+    before = output.read_bytes()
+    monkeypatch.setattr(handoff, "row", lambda **_: pytest.fail("computed"))
+    monkeypatch.setattr(sys, "argv", ["handoff.py", "--output", str(output), "--add"])
+    with pytest.raises(InputError, match=r"^--add: .*kept\.json has another sigmas; fill it anew, or give --output$"):
+        handoff.main()
+    assert output.read_bytes() == before
+
+
+def test_a_stored_row_is_that_of_these_settings_and_this_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store knows neither a script's constants nor the file behind a name."""
+    photograph = tmp_path / "photo.png"
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
+    options = handoff.arguments(None, "none", ("deblur",)).parse_args(
+        ["--images", str(photograph), "--output", str(tmp_path / "kept.json")]
+    )
+    computed: list[str] = []
+
+    def work(image: str, degradation: str, seed: int) -> dict[str, Any]:
+        computed.append(image)
+        return {"image": image, "degradation": degradation, "seed": seed}
+
+    def drawn(seed: int) -> None:
+        images.save(torch.rand(1, 3, 160, 160, generator=torch.Generator().manual_seed(seed)) * 2 - 1, photograph)
+
+    drawn(0)
+    for settings, count in (({"chain": 1}, 1), ({"chain": 1}, 1), ({"chain": 2}, 2)):
+        records.fill(work, Path(handoff.__file__), options, settings)
+        assert len(computed) == count
+    drawn(1)
+    records.fill(work, Path(handoff.__file__), options, {"chain": 2})
+    assert len(computed) == 3
 
 
 @pytest.mark.parametrize(
@@ -319,6 +374,21 @@ def test_rho_is_what_the_record_of_levels_prefers() -> None:
     for curves in (chosen, from_dip):
         means = {rho: sum(curve[rho] for curve in curves) / len(curves) for rho in curves[0]}
         assert max(means, key=lambda rho: means[rho]) == own
+
+
+def test_the_notebook_crosses_the_rho_that_each_fold_of_the_record_prefers() -> None:
+    rows = json.loads((BENCHMARKS / "levels.json").read_text())["rows"]
+    source = (ROOT / "notebooks" / "07_restoration.ipynb").read_text(encoding="utf-8")
+    told = dict(re.findall(r"(\d): ([\d.]+)", re.search(r"OTHER_RHO = \{(.*?)\}", source)[1]))  # type: ignore[index]
+    for fold in (1, 2):
+        others = priors.HELD_OUT[3 - fold]
+        after = [
+            row["starts"]["dip"]["after"]
+            for row in rows
+            if row["image"] in others and not row["degradation"].startswith("denoise")
+        ]
+        means = {rho: sum(curve[rho] for curve in after) / len(after) for rho in after[0]}
+        assert float(told[str(fold)]) == float(max(means, key=lambda rho: means[rho]))
 
 
 def test_a_row_of_levels_is_the_released_configuration_at_each(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -578,7 +578,7 @@ def test_one_number_of_timesteps_compares_nothing() -> None:
 
 def test_evidence_is_read_from_the_store(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = evidence()
-    monkeypatch.setattr("dipddpm_lib.evidence.collected", lambda name: whole.results[name])
+    monkeypatch.setattr("dipddpm_lib.evidence.collected", lambda name, pictures: whole.results[name])
     for name, numbers in NUMBERS.items():
         note(name, **{k: float(v) for k, v in numbers.items()})
     assert ledger().equals(ledger(whole))

@@ -165,6 +165,22 @@ def test_tables_and_curves_are_means_of_the_frame() -> None:
         assert (mean[at], low[at], high[at]) == (i.mean, i.low, i.high)
 
 
+def test_runs_without_a_task_or_without_steps_are_in_the_table_too() -> None:
+    results = sweep([cell(DIP), cell(DIP, task="deblur"), cell(SAMPLE, task="deblur")])
+    assert list(results.table("task", "psnr")["task"].isna()) == [True, False]
+    assert list(results.table(["method", "steps"], "psnr")["method"]) == ["DIP", "DDPM"]
+    with pytest.raises(InputError, match=r"^curves: expected one result or more, got none$"):
+        Results(()).curves("psnr", "steps")
+
+
+def test_a_collection_without_pictures_has_the_same_numbers() -> None:
+    sweep([cell(DIP), cell(SAMPLE, task="deblur")], name="few")
+    whole, bare = collected("few"), collected("few", pictures=False)
+    pd.testing.assert_frame_equal(bare.frame(), whole.frame())
+    assert all(r.x0_hat.numel() == r.frames.numel() == 0 for _, r in bare)
+    assert all(r.x0_hat.numel() > 0 for _, r in whole)
+
+
 # ---- intervals
 
 FLOATS = st.floats(-1e6, 1e6, allow_subnormal=False)

@@ -142,7 +142,7 @@ def render(tmp_path: Path) -> Render:
             notebooks = {"00_first": notebook(*cells)}
         for stem, content in notebooks.items():
             nbformat.write(content, folder / f"{stem}.ipynb")
-        return page.render(folder, sorted(notebooks), REPORT / "references.bib")[0]
+        return page.render(page.found(sorted(notebooks), folder), sorted(notebooks), REPORT / "references.bib")[0]
 
     return rendered
 
@@ -448,6 +448,7 @@ def test_executed_notebooks_lie_beside_the_page(
 ) -> None:
     first = notebook("# 1 First", prints("100%|####|", "stderr"), prints("kept"))
     first.metadata["papermill"] = {"input_path": "/home/someone/a.ipynb", "parameters": {"SIZE": 3}, "duration": 1.5}
+    first.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {}}}
     nbformat.write(first, sources / "00_first.ipynb")
     assert run_build(sources, "--no-pdf") == 0
     out = sources.parent / "out"
@@ -459,7 +460,9 @@ def test_executed_notebooks_lie_beside_the_page(
     assert "kept" in text
     assert "/home/someone" not in text
     assert "####" not in text
-    assert nbformat.reads(text, as_version=4).metadata.papermill == {"parameters": {"SIZE": 3}, "duration": 1.5}
+    kept = nbformat.reads(text, as_version=4).metadata
+    assert kept.papermill == {"parameters": {"SIZE": 3}, "duration": 1.5}
+    assert "widgets" not in kept, "the states of panels that nothing shows"
 
 
 def test_each_notebook_renders_alone(
@@ -472,6 +475,26 @@ def test_each_notebook_renders_alone(
     assert reference.tail == "."
     assert run_build(sources, "--render-only", "--no-pdf", "--alone", "00_frist") == 2
     assert "--alone: no notebook 00_frist; did you mean 00_first?" in capsys.readouterr().err
+
+
+def test_what_the_page_needs_is_looked_at_before_a_notebook_runs(
+    sources: Path,
+    no_kernel: list[tuple[str, dict[str, object]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    wrong = sources / "wrong.bib"
+    wrong.write_text("@article{a, title = {B}")
+    for asked, status, said in (
+        (("--no-pdf", "--alone", "00_frist"), 2, "--alone: no notebook 00_frist"),
+        (("--no-pdf", "--references", str(wrong)), 1, "wrong.bib, line 1"),
+        (("--no-pdf", "--references", str(sources / "none.bib")), 1, "none.bib: No such file"),
+        ((), 2, "CHROMIUM=/nowhere/chromium is no program here"),
+    ):
+        monkeypatch.setenv("CHROMIUM", "/nowhere/chromium")
+        assert run_build(sources, *asked) == status
+        assert said in capsys.readouterr().err
+    assert no_kernel == []
 
 
 def test_a_run_is_recorded_with_its_commit(tmp_path: Path) -> None:
@@ -746,6 +769,23 @@ def test_a_notebook_that_was_not_run_makes_a_partial_page(
     assert "00_first, Markdown cell 1: a reference to #sec-5" in warned
 
 
+def test_what_was_not_run_here_is_taken_as_it_stands_beside_the_page(
+    sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A fresh clone has the page and its notebooks, and none that was executed here."""
+    assert run_build(sources, "--no-pdf") == 0
+    out = sources.parent / "out"
+    whole = (out / "index.html").read_bytes()
+    shutil.rmtree(out / "executed")
+    capsys.readouterr()
+    assert run_build(sources, "--only", "00_first", "--no-pdf") == 0
+    assert "not run here, taken as they stood beside the page: 08_conclusion" in capsys.readouterr().err
+    assert (out / "index.html").read_bytes() == whole
+    shutil.rmtree(out / "executed")
+    assert run_build(sources, "--render-only", "--no-pdf") == 0
+    assert "not run here" not in capsys.readouterr().err, "all of it stands there"
+
+
 def test_the_committed_page_is_what_its_executed_notebooks_render_to(tmp_path: Path) -> None:
     """`make render` in a fresh clone: nothing is computed, and the bytes are those that are committed."""
     shutil.copytree(REPORT / "notebooks", tmp_path / "notebooks")
@@ -903,7 +943,7 @@ def test_one_kernel_runs_one_waits_and_none_stays_behind(sources: Path) -> None:
             for kernel in itertools.islice(kernels, taken):
                 assert kernel.is_alive()
                 assert kernel.used is not None
-                assert kernel.used.match("unfinished/tmp-*.used"), "the store collects what a killed build left"
+                assert kernel.used.match("unfinished/*.used"), "the store collects what a killed build left"
                 assert not any(earlier.is_alive() for earlier in seen)
                 seen.append(kernel)
         assert len(seen) == taken
@@ -1035,7 +1075,8 @@ def test_the_variable_names_the_browser(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("CHROMIUM", sys.executable)
     assert printing.find_browser() == sys.executable
     monkeypatch.setenv("CHROMIUM", "/nowhere/chromium")
-    assert printing.find_browser() is None
+    with pytest.raises(BuildError, match=r"^CHROMIUM=/nowhere/chromium is no program here; name one that is, or unset"):
+        printing.find_browser()
 
 
 def test_a_browser_that_prints_nothing_is_one_line(tmp_path: Path) -> None:

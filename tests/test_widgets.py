@@ -609,6 +609,23 @@ def test_a_missing_file_is_said_and_ends_a_batch() -> None:
         Panel(replace(SMALL, method="DIP+DDPM", t_start=2000))
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"image": "camera", "method": "DDPM"}, "prior: both bundled priors were"),
+        ({"task": "super", "size": 33}, "size"),
+    ],
+)
+def test_an_earlier_run_is_no_answer_to_settings_that_are_refused(changed: dict[str, Any], said: str) -> None:
+    """Whether before the run's thread starts, or in it."""
+    it = finished(Panel(SMALL))
+    for name, value in changed.items():
+        it.controls[name].value = value
+    with pytest.raises(InputError, match=said):
+        it.finish()
+    assert len(it.runs) == 1
+
+
 def test_a_defect_is_said_too(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(choice: Choice, upload: Photograph | None = None) -> Iterator[Frame]:
         yield frame(1)
