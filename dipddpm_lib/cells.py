@@ -102,6 +102,9 @@ class Cell:
                 content.pop(unread)
         elif self.prior == "bundled":
             content["training"] = priors.weights_digest(unseen_fold(x_true, keep=True))
+        started = self.config.start if isinstance(self.config, HybridConfig) and self.first is None else "dip"
+        if isinstance(self.config, ClassicalConfig) or started in ("auto", "classical"):
+            content["scikit-image"] = compute.versions()["scikit-image"]  # whose methods these are
         return content
 
     def plain(self) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from .workers import Client, Failure, LostScheduler, connected, count, far, on_a
 
 Yielded = TypeVar("Yielded", covariant=True)
 
-STORED_AS = "experiment.run"
+STORED_AS = "experiment.run"  # another name where runs begin to draw, or join their halves, in another way
 CHECKPOINT_SECONDS = 60
 TELL_SECONDS = 20  # between two lines of progress
 PROGRESS = re.compile(r"[^:]+: \d+ of \d+ cells, about \d+ s left")  # such a line, for who runs notebooks in batch

@@ -143,7 +143,7 @@ def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
     for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     for stem, path in executed.items():
-        whole = nbformat.writes(page.for_download(page.read(path))) + "\n"
+        whole = nbformat.writes(page.for_download(execution.read(path))) + "\n"
         _write(arguments.output / DOWNLOADS / f"{stem}.ipynb", whole)
     for name, text in {"index.html": html, **pages}.items():
         target = _write(arguments.output / name, text)

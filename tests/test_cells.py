@@ -136,3 +136,14 @@ def test_cells_are_json_and_back() -> None:
         asked = make()
         assert asked.plain() == {"cell": asdict(asked), "config": type(asked.config).__name__}, "as old stores hold it"
         assert Cell.restored(json.loads(json.dumps(asked.plain()))) == asked
+
+
+def test_the_version_of_scikit_image_counts_where_its_methods_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade of it serves nothing that it would compute otherwise, and recomputes nothing else."""
+    mine = {"hybrid": cell(HYBRID, task="inpaint_90"), "DIP": cell(DIP, task="inpaint_90")}
+    theirs = {start: cell(replace(HYBRID, start=start), task="inpaint_90") for start in ("auto", "classical")}
+    theirs["alone"] = cell(ClassicalConfig(), task="inpaint_90")
+    before = {name: each.parameters(each.x_true()) for name, each in (mine | theirs).items()}
+    monkeypatch.setattr(compute, "versions", lambda: {"scikit-image": "99"})
+    changed = {name for name, each in (mine | theirs).items() if each.parameters(each.x_true()) != before[name]}
+    assert changed == set(theirs)
