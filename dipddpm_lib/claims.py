@@ -732,9 +732,7 @@ def _finding_restoration(e: Evidence) -> str:
     chosen, level, fits = (
         e.number("restoration", k) for k in ("chosen_over_ddpm", "chosen_above_classical", "chosen_dip")
     )
-    handed, median, crossed, less = (
-        e.number("restoration", f"over_{k}") for k in ("handed", "ddpm_median", "ddpm_crossed", "ddpm_without_noise")
-    )
+    handed, median, crossed = (e.number("restoration", f"over_{k}") for k in ("handed", "ddpm_median", "ddpm_crossed"))
     pairs, won = (e.number("restoration", k) for k in ("ddpm_pairs", "ddpm_pairs_ahead"))
     images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
     basis = f"{counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}"
@@ -750,8 +748,8 @@ def _finding_restoration(e: Evidence) -> str:
         f"**Where only a measurement is seen, the hybrid {verdict}**: a short fit of DIP to the measurement gives the "
         f"image from which DDPM goes on. Over {_tasks(e)} ({basis}) the result is {ahead} over DDPM from noise, each "
         f"run of which has its best number of steps, at {speed:.1f}× the speed: {median:+.2f} dB in the median of "
-        f"{pairs:.0f} pairs of task and photograph, of which it is ahead in {won:.0f}; {less:+.2f} dB in the mean "
-        f"without the tasks of white noise, and {crossed:+.2f} dB with a ρ that other photographs chose. DDPM's own "
+        f"{pairs:.0f} pairs of task and photograph, of which it is ahead in {won:.0f}, and {crossed:+.2f} dB in the "
+        "mean with a ρ that other photographs chose. DDPM's own "
         "result, handed over as often in DIP's place, from the noise level that suits the target, ends "
         f"{beside(-handed)} the hybrid. Over DIP alone, which may take {limit:.0f} iterations, the lead is {alone}; "
         f"that fit of DIP's gains {_db(_added(e))} when it is handed over itself. In {n - classical:.0f} of the tasks "
