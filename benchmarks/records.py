@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from dipddpm_lib import compute, images, operators, priors, store
-from dipddpm_lib.types import require
+from dipddpm_lib.types import Image, InputError, require
 
 HERE = Path(__file__).resolve().parent
 SIZE = 128
@@ -76,10 +76,7 @@ def fill(
     differs = [name for name in shared if before["rows"] and before.get(name) != shared[name]]
     require(not differs, f"--add: {options.output} has another {', '.join(differs)}; fill it anew, or give --output")
     of_image = {image: images.load(image, SIZE) for image in chosen}
-    known = {
-        image: {"digest": images.digest(x), "weights": priors.weights_digest(priors.fold_for(x))}
-        for image, x in of_image.items()
-    }
+    known = {image: {"digest": images.digest(x), "weights": _weights(x)} for image, x in of_image.items()}
     # the store knows the library's source alone, and of that not what runs and samples are made of in `play`
     scripts = [script, *(HERE / f"{name}.py" for name in ("handoff", "records"))]
     made_by = hashlib.sha256(b"".join(path.read_bytes() for path in scripts)).hexdigest()
@@ -98,6 +95,14 @@ def fill(
     rows = sorted(by_place.values(), key=lambda row: (row["seed"], order.index(row["degradation"])))
     machines = sorted({row["machine"] for row in rows})
     keep(options.output, json.dumps({**shared, "rows": rows, "machine": machines}))
+
+
+def _weights(x_true: Image) -> str | None:
+    """Those of the prior that has not seen it; none where both have, and only what asks no prior can run."""
+    try:
+        return priors.weights_digest(priors.fold_for(x_true))
+    except InputError:
+        return None
 
 
 def _made(work: Callable[..., dict[str, Any]], where: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Tensor]]:
