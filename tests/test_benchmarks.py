@@ -50,6 +50,7 @@ import bench
 import couplings
 import from_noise
 import handoff
+import holes
 import leaves
 import levels
 import longer
@@ -408,6 +409,38 @@ def test_a_row_of_levels_is_the_released_configuration_at_each(monkeypatch: pyte
         *_, last = steps
         assert kept["after"]["8"] == pytest.approx(metrics.psnr(last.x0_hat, x_true), abs=0.001)
         assert kept["rmse_hat"] == fit.rmse_hat
+
+
+# ---- large holes, by other networks
+
+
+def test_a_row_of_holes_hands_over_what_estimates_its_error_where_a_prior_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path))
+    tiny = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=4, warmup=2, runs=2)
+    blind = replace(tiny, stop="none", held_out=0.0)
+    monkeypatch.setattr(holes, "NETWORKS", {"ours": tiny, "theirs": blind, holes.TWO: replace(tiny, stop="none")})
+    monkeypatch.setattr(holes, "SIZE", 32)
+    scored, not_scored = (holes.row(image, "holes", 0) for image in ("coffee", "ihc"))
+    given = {name: "handed over" in of for name, of in scored["networks"].items()}
+    assert given == {"ours": True, "theirs": False, holes.TWO: True}
+    assert scored["classical"]["handed over"] != scored["classical"]["psnr"]
+    cell = Cell("coffee", 32, 0, replace(HybridConfig(), start="dip", dip=tiny), "holes")
+    assert scored["networks"]["ours"]["handed over"] == round(experiment.run(cell).psnr, 3)
+    assert set(not_scored["networks"]) == {"ours", "theirs"}
+    assert all(set(of) == {"psnr", "most", "iterations"} for of in not_scored["networks"].values())
+    assert "classical" not in not_scored, "both priors have seen it"
+
+
+def test_the_record_of_holes_has_every_network_on_every_photograph() -> None:
+    kept = json.loads((BENCHMARKS / "holes.json").read_text())
+    assert kept["networks"] == list(holes.NETWORKS)
+    assert {row["image"] for row in kept["rows"]} == {*priors.EVALUATION, *search.PHOTOGRAPHS}
+    for row in kept["rows"]:
+        scored = row["image"] in priors.EVALUATION
+        assert list(row["networks"]) == [name for name in holes.NETWORKS if scored or name != holes.TWO]
+        assert all(of["most"] >= of["psnr"] for of in row["networks"].values())
 
 
 # ---- DDPM from noise
