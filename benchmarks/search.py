@@ -130,7 +130,9 @@ def settings(count: int, iterations: int) -> list[DIPConfig]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=int, default=STAGES[-1][0] * len(PHOTOGRAPHS))
-    parser.add_argument("--iterations", type=int, default=450, help="of each fit; a record goes on with its own")
+    parser.add_argument(
+        "--iterations", type=int, default=450, help="of each fit; a record goes on with its own number alone"
+    )
     parser.add_argument("--output", type=Path, default=HERE / "search.json")
     arguments = parser.parse_args()
     record: dict[str, Any] = {"size": SIZE, "iterations": arguments.iterations, "fits": []}
