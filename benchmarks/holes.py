@@ -1,7 +1,7 @@
 """Large holes, which Ulyanov et al. fill with a network without skip connections: is it ours that fails there?
 
 Each network alone and handed over, beside the classical start, which `HybridConfig()` chooses there. `fast`'s was
-searched for on denoising; of the others two differ from it in one thing or two, and one is the authors' own for holes.
+searched for on denoising; of the others two differ from it in one thing or two, and one follows the authors' for holes.
 
 The photographs of the search (`search.py`), which are not scored, stand beside those that are.
 
@@ -23,7 +23,8 @@ from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.hybrid import HybridConfig
 
 FAST = DIPConfig.fast(1500)  # as `07_restoration` gives it in `make paper`
-# "skip depth 6" of their notebook on inpainting, without its noise on the input
+# "skip_depth6" of their notebook on inpainting: its widths, input, rate and iterations, with 3×3 convolutions where it
+# has 5×5 on the way down, without its noise on the weights, and with the running average of `published`
 THEIRS = replace(
     DIPConfig.published(3000),
     skip=0,
@@ -37,8 +38,8 @@ NETWORKS = {
     "fast": FAST,
     "fast, without skips": replace(FAST, skip=0),
     "fast, six scales without skips": replace(FAST, skip=0, filters=(16, 16, 32, 64, 64, 64)),
-    "Ulyanov et al., six scales without skips": THEIRS,
-    # whose disagreement tells of the error that no measurement sees, for the hand-off; run to the end as theirs
+    "after Ulyanov et al., six scales without skips": THEIRS,
+    # whose disagreement tells of the error that no measurement sees, for the hand-off; run to the end as that
     TWO: replace(THEIRS, runs=2, held_out=0.02),
 }
 
