@@ -107,6 +107,24 @@ class Cell:
             content["scikit-image"] = compute.versions()["scikit-image"]  # whose methods these are
         return content
 
+    def work(self) -> float:
+        """How long it may take, at most and roughly, in the time that a channel of a denoiser's call takes a pixel.
+
+        For the time that a sweep has left, whose cells may differ a thousandfold: neither training nor what the
+        store spares is counted, and a fit may stop earlier.
+        """
+        passes = 1.0
+        fit = self.config.dip if isinstance(self.config, HybridConfig) and _fits(self.config) else self.config
+        if isinstance(fit, DIPConfig) and self.first is None:
+            each = LEAN_ITERATION if fit.lean else FULL_ITERATION
+            passes += fit.iterations * fit.runs * each * _channels(fit.filters)
+        widths = self.training.channels if self.prior == "single" and self.training else BUNDLED_CHANNELS
+        for sampled in (self.first, self.config):
+            if isinstance(sampled, SampleConfig | HybridConfig):
+                calls = sampled.calls if isinstance(sampled, HybridConfig) else sampled.steps * sampled.views
+                passes += calls * _channels(widths)
+        return passes * self.size**2
+
     def plain(self) -> dict[str, Any]:
         """The cell as JSON values, which `Cell.restored` reads."""
         return {"cell": asdict(self), "config": type(self.config).__name__}
@@ -187,6 +205,9 @@ _FOLDS: dict[tuple[str, ...], _Unseen] = {}  # a sweep asks for the same images 
 LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 6.5, 11, 3.8, 3.5, 25
 PIXEL_BYTES = 300
 STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
+# An iteration's time by channel, in that of a denoiser's call: `fast`, `published` and the networks between them took
+# 0.49 to 0.89 at 128² (one thread of two, float32).
+LEAN_ITERATION, FULL_ITERATION = 0.5, 0.8
 
 
 def bytes_needed(config: Config | TrainConfig, size: int, training: TrainConfig | None = None) -> float:
@@ -194,8 +215,8 @@ def bytes_needed(config: Config | TrainConfig, size: int, training: TrainConfig 
     needs = [0.0]
     number = 2 if compute.default().dtype == "bfloat16" else 4
     fit = config
-    if isinstance(config, HybridConfig):  # a start that is not settled yet may be DIP's
-        fit = config.dip if config.start in ("auto", "dip") else config.sample
+    if isinstance(config, HybridConfig):
+        fit = config.dip if _fits(config) else config.sample
     if isinstance(fit, DIPConfig):
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
         at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
@@ -223,6 +244,11 @@ def check_memory(config: Config | TrainConfig, size: int, training: TrainConfig 
         f"size: {method} at {size} × {size} needs at least {need / 2**30:,.1f} GiB of memory, this "
         f"machine has {have / 2**30:,.1f}{workers}; lower the size, or the widths and the batch of the networks",
     )
+
+
+def _fits(config: HybridConfig) -> bool:
+    """Whether its start may be DIP's, as one that is not settled yet."""
+    return config.start in ("auto", "dip")
 
 
 def _channels(widths: Sequence[int]) -> float:

@@ -450,7 +450,7 @@ def sweep(
         asked = [cells[index] for index in missing]
         with connected(client, workers if missing else 1, len(missing)) as workplace:
             for place, outcome in _announced(
-                outcomes(_sent if elsewhere else _kept, asked, workplace), len(asked), name
+                outcomes(_sent if elsewhere else _kept, asked, workplace), [cell.work() for cell in asked], name
             ):
                 index = missing[place]
                 if isinstance(outcome, Failure):
@@ -480,20 +480,26 @@ def sweep(
     return Results((cell, found[index].result()) for index, cell in enumerate(cells))
 
 
-def _announced(outcomes: Iterator[tuple[int, Any]], total: int, name: str) -> Iterator[tuple[int, Any]]:
-    """The outcomes, with progress where they take long: a bar in JupyterLab, a terse line now and then in batch."""
+def _announced(outcomes: Iterator[tuple[int, Any]], work: Sequence[float], name: str) -> Iterator[tuple[int, Any]]:
+    """The outcomes, with progress where they take long: a bar in JupyterLab, a terse line now and then in batch.
+
+    work: of each cell, by its place; the time left is told by the work that is left, for cells differ a thousandfold
+    """
+    total = len(work)
     if "JPY_SESSION_NAME" in os.environ:  # set for the kernels that Jupyter's server starts, not for papermill's
         from tqdm.notebook import tqdm  # here, since the library alone does without notebooks
 
         yield from tqdm(outcomes, total=total, desc=name or "sweep", unit="cell", delay=2, leave=False)
         return
     start = told = time.perf_counter()
+    worked = 0.0
     for done, outcome in enumerate(outcomes, 1):
         yield outcome
+        worked += work[outcome[0]]
         now = time.perf_counter()
         if now - told > TELL_SECONDS and done < total:
             told = now
-            left = (now - start) / done * (total - done)
+            left = (now - start) * (sum(work) / worked - 1)
             print(f"{name or 'sweep'}: {done} of {total} cells, about {left:.0f} s left", file=sys.stderr, flush=True)
 
 

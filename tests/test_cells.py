@@ -14,6 +14,8 @@ import torch
 from dipddpm_lib import cells, compute, images, priors, store
 from dipddpm_lib.cells import Cell, Config
 from dipddpm_lib.classical import ClassicalConfig
+from dipddpm_lib.ddpm import SampleConfig
+from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import InputError
 from grids import CELLS, DIP, HYBRID, SAMPLE, TRAINING, cell, key
 
@@ -147,3 +149,19 @@ def test_the_version_of_scikit_image_counts_where_its_methods_take_part(monkeypa
     monkeypatch.setattr(compute, "versions", lambda: {"scikit-image": "99"})
     changed = {name for name, each in (mine | theirs).items() if each.parameters(each.x_true()) != before[name]}
     assert changed == set(theirs)
+
+
+def test_the_work_of_a_cell_follows_its_passes() -> None:
+    """A hybrid is its fit and its calls; what grows by pixels, iterations or steps takes as much longer."""
+    bundled: dict[str, Any] = {"prior": "bundled", "training": None, "task": "inpaint_90"}
+    long = replace(DIP, iterations=6000)
+    fit, hybrid = cell(long, **bundled), HybridConfig(dip=long)
+    started = {start: cell(replace(hybrid, start=start), **bundled).work() for start in ("auto", "dip", "classical")}
+    calls = cell(SampleConfig(steps=hybrid.calls), **bundled).work()
+    assert started["auto"] == started["dip"] == pytest.approx(fit.work() + calls, rel=0.01)
+    assert started["classical"] == calls, "no fit"
+    assert cell(replace(hybrid, t_start=9), first=SAMPLE, **bundled).work() < 2 * calls, "started from DDPM's few steps"
+    assert replace(fit, size=64).work() == 4 * fit.work()
+    assert replace(fit, config=replace(long, runs=2 * long.runs)).work() == pytest.approx(2 * fit.work(), rel=0.01)
+    assert cell(SampleConfig(steps=hybrid.calls)).work() < calls, "a smaller prior's calls take less"
+    assert 0 < cell(ClassicalConfig(), **bundled).work() < fit.work() / 100
