@@ -16,7 +16,7 @@ from .narrative import beside, counted
 from .types import Interval
 
 Verdict = Literal["holds", "holds under conditions", "does not hold", "not decided", "not measured"]
-"""Not decided: the interval, or what the writeup leaves unsaid, allows both."""
+"""Not decided: the interval, its absence, or what the writeup leaves unsaid, allows both."""
 Finding = tuple[Verdict, str]
 
 LONGER = "DIP, twice the iterations"  # a row of protocol A: more of DIP, in place of the reverse process
@@ -98,7 +98,7 @@ class Calls:
         self._wide = frame.pivot_table(index="seed", columns=["label", "steps"], values=["psnr", "ssim"])
         self.reached = bool(self.means.psnr[self.hybrid] >= self.best - TIE_DB)
         self.difference = self.between(self.hybrid, self.ddpm)
-        self.speed = self.ratio(self.hybrid, self.ddpm)
+        self.speed = self.speed_over(self.hybrid, self.ddpm)
         self.theirs, self.ours = (float(self.means.evaluations[place]) for place in (self.ddpm, self.hybrid))
         self.fit = float(frame[frame.label == self.hybrid[0]].fit_psnr.mean())
 
@@ -106,7 +106,7 @@ class Calls:
         """By how much a is above b, paired by seed."""
         return interval(self._wide[value][a] - self._wide[value][b])
 
-    def ratio(self, a: Place, b: Place) -> float:
+    def speed_over(self, a: Place, b: Place) -> float:
         """How many times as fast as b a is, fits included."""
         return float(self.means.seconds[b] / self.means.seconds[a])
 
@@ -135,18 +135,31 @@ class Table:
     def difference(self, a: str, b: str, value: str = "psnr") -> Interval:
         return interval(self.wide[value][a] - self.wide[value][b])
 
-    def ratio(self, a: str, b: str) -> float:
-        return float(self.mean.seconds[a] / self.mean.seconds[b])
+    def speed_over(self, a: str, b: str) -> float:
+        """How many times as fast as b a is, fits included."""
+        return float(self.mean.seconds[b] / self.mean.seconds[a])
 
 
 def _db(i: Interval) -> str:
     return f"{i:+.2f} dB"
 
 
-def _sign(i: Interval, positive: str, negative: str, tie: str) -> str:
-    """Which of three an interval says; without a spread the mean decides, and a tie stays a tie."""
-    low, high = (i.mean, i.mean) if i.low != i.low else (i.low, i.high)
-    return positive if low > TIE_DB else negative if high < -TIE_DB else tie
+def _gains(i: Interval) -> bool | None:
+    """Whether there is a gain; None where the interval allows both, or there is none: one value alone is no proof."""
+    if i.mean > TIE_DB and i.low > 0:
+        return True
+    return False if i.high <= TIE_DB else None
+
+
+def _keeps(i: Interval) -> bool | None:
+    """Whether nothing is lost; None as in `_gains`."""
+    return True if i.low > -TIE_DB else False if i.high < -TIE_DB else None
+
+
+def _noted(e: Evidence, name: str, key: str) -> Interval:
+    """An interval that a notebook noted: key, key_low and key_high."""
+    mean, low, high = (e.number(name, f"{key}{end}") for end in ("", "_low", "_high"))
+    return Interval(mean, low, high, 0)
 
 
 @dataclass(frozen=True)
@@ -161,8 +174,9 @@ class Claim:
 def _dip_quality(e: Evidence) -> Finding:
     f = e.frame("dip")
     p = interval(f.psnr)
-    return ("holds under conditions" if p.mean >= 24 else "does not hold"), (
-        f"{p.mean:.2f} dB and SSIM {f.ssim.mean():.3f} in {f.seconds.mean():.1f} s, without a training set, of a "
+    verdict: Verdict = "holds under conditions" if p.low >= 24 else "does not hold" if p.high < 24 else "not decided"
+    return verdict, (
+        f"{p:.2f} dB and SSIM {f.ssim.mean():.3f} in {f.seconds.mean():.1f} s, without a training set, of a "
         "target that is given: it is reproduced, and no new image generated"
     )
 
@@ -187,23 +201,27 @@ def _diverse(e: Evidence) -> Finding:
 def _both_pair(e: Evidence) -> tuple[Verdict, Place, Place]:
     """The verdict on quality and speed together, and the hybrid's and DDPM's place that it rests on."""
     c = e.calls
-    if _sign(c.between(c.peak, c.ddpm), "better", "worse", "level") == "better" and c.ratio(c.peak, c.ddpm) > 1:
-        return "holds", c.peak, c.ddpm
-    if (place := c.soonest()) is not None and _sign(c.between(place, c.longest), "better", "", "") == "better":
-        return "holds under conditions", place, c.longest
-    return "does not hold", c.peak, c.ddpm
+    pairs: list[tuple[Verdict, Place, Place]] = []
+    if c.speed_over(c.peak, c.ddpm) > 1:
+        pairs.append(("holds", c.peak, c.ddpm))
+    if (place := c.soonest()) is not None:  # it is faster
+        pairs.append(("holds under conditions", place, c.longest))
+    gains = [_gains(c.between(ours, theirs)) for _, ours, theirs in pairs]
+    if True in gains:
+        return pairs[gains.index(True)]
+    return ("not decided" if None in gains else "does not hold"), c.peak, c.ddpm
 
 
 def _both(e: Evidence) -> Finding:
     c = e.calls
     verdict, place, rival = _both_pair(e)
-    d, speed = c.between(c.peak, c.ddpm), c.ratio(c.peak, c.ddpm)
+    d, speed = c.between(c.peak, c.ddpm), c.speed_over(c.peak, c.ddpm)
     ours, theirs = (f"{c.means.evaluations[place]:.0f}" for place in (c.peak, c.ddpm))
     said = f"each at its best, DDPM with {theirs} calls, the hybrid with {ours}: {_db(d)} at {speed:.2f}× its speed"
     if verdict == "holds under conditions":
         calls = counted(c.means.evaluations[place], "call")
         chain = f"only against DDPM's {c.means.evaluations[rival]:.0f} steps, {place[0]} with {calls}"
-        said = f"{chain}: {_db(c.between(place, rival))} at {c.ratio(place, rival):.1f}× the speed; {said}"
+        said = f"{chain}: {_db(c.between(place, rival))} at {c.speed_over(place, rival):.1f}× the speed; {said}"
     return verdict, said
 
 
@@ -224,7 +242,7 @@ def _reverses(e: Evidence) -> Finding:
 
 def _costly(e: Evidence) -> Finding:
     t = e.table
-    ratio = t.ratio(t.longest, "DIP")
+    ratio = t.speed_over("DIP", t.longest)
     return ("holds" if ratio > 1.5 else "holds under conditions" if ratio > 0.5 else "does not hold"), (
         f"{t.longest}: {t.mean.seconds[t.longest]:.1f} s, DIP {t.mean.seconds['DIP']:.1f} s at this size; {t.ddpm} "
         f"take {t.mean.seconds[t.ddpm]:.2f} s and score best; training comes on top"
@@ -253,23 +271,25 @@ def _fewer_steps(e: Evidence) -> Finding:
     said = f"{best}, the hybrid {c.ours:.0f} after a fit of {c.fit:.1f} dB ({_db(c.difference)})"
     if c.fit >= c.best - TIE_DB:  # then any number does
         return "holds under conditions", f"{said}: DIP's own image is there already"
-    low = c.difference.mean if c.difference.low != c.difference.low else c.difference.low
     longer, ours = (e.number("lengths", k) for k in ("longer_ddpm", "longer_hybrid"))  # 0 where none was longer
     trained = longer > c.means.psnr[c.peak] + TIE_DB
     if trained:
         said += f"; a prior trained longer takes DDPM to {longer:.1f} dB, the hybrid after a short fit to {ours:.1f}"
     verdict: Verdict = "does not hold"
     if c.ours < c.theirs:
-        verdict = "holds" if low > -TIE_DB and not trained else "holds under conditions"
+        verdict = "holds under conditions" if trained else "holds"
+        if not _keeps(c.difference):
+            verdict = "not decided"
     return verdict, said
 
 
 def _partial_view(e: Evidence) -> Finding:
     ddpm, ours, fit = (e.number("lengths", k) for k in ("part_ddpm", "part_hybrid", "fit"))
     whole, copy = (e.number("lengths", k) for k in ("whole_ddpm", "part_blurred"))
+    over, beyond = (_gains(_noted(e, "lengths", f"part_over_{k}")) for k in ("ddpm", "whole"))
     verdict: Verdict = "does not hold"
-    if ours > max(ddpm, fit) + TIE_DB:
-        verdict = "holds" if ours > whole + TIE_DB else "holds under conditions"
+    if ours > fit + TIE_DB and over is not False:
+        verdict = "not decided" if over is None else "holds" if beyond else "holds under conditions"
     return verdict, (
         f"of all lengths of training, where the prior's network lacks its coarsest scales and sees a part of the image "
         f"DDPM comes to {ddpm:.1f} dB and the hybrid, from a fit of {fit:.1f} dB, to {ours:.1f} dB; where it sees the "
@@ -277,34 +297,25 @@ def _partial_view(e: Evidence) -> Finding:
     )
 
 
-def _added(e: Evidence) -> Interval:
-    """What the hand-off adds in restoration to the very fit that DIP alone has."""
-    mean, low, high = (e.number("restoration", f"whole{end}") for end in ("", "_low", "_high"))
-    return Interval(mean, low, high, 0)
-
-
 def _over_dip(e: Evidence) -> Finding:
     t = e.table
     own, d = t.difference("DIP+DDPM", "DIP"), t.difference("DIP+DDPM", LONGER)
-    r = e.number("restoration", "over_dip")
+    r, added = (_noted(e, "restoration", k) for k in ("over_dip", "whole"))
     ours, longer = t.mean.seconds["DIP+DDPM"], t.mean.seconds[LONGER]
     tail = (
         f"protocol A: {_db(own)} over its own fit, {_db(d)} over one of twice the iterations, which takes "
-        f"{longer:.1f} s to the hybrid's {ours:.1f}; restoration: {r:+.2f} dB over DIP alone"
+        f"{longer:.1f} s to the hybrid's {ours:.1f}; restoration: {_db(r)} over DIP alone"
     )
     above, n = (e.number("restoration", k) for k in ("above_dip", "tasks"))
-    low = e.number("restoration", "over_dip_low")
-    added = _added(e)
-    # one photograph has no spread, and is no proof; nor is the lead, where the whole fit gains nothing by the hand-off
-    sure = above == n and low > 0 and added.low > 0 and not e.number("restoration", "tasks_chosen")
-    won = (_sign(d, "better", "worse", "level") == "better") + (r > TIE_DB and sure)
+    won = [_gains(d), _gains(r)]
+    # the lead is no proof where the whole fit gains nothing by the hand-off
+    everywhere = above == n and added.low > 0 and not e.number("restoration", "tasks_chosen")
     if above < n:
         tail += f", above it in {above:.0f} of {_tasks(e)}"
     tail += f"; handing DIP's own whole fit over adds {_db(added)} to it"
-    if r > TIE_DB and not sure:
-        return "holds under conditions", tail
-    verdicts: tuple[Verdict, ...] = ("does not hold", "holds under conditions", "holds")
-    return verdicts[won], tail
+    if True in won:
+        return "holds" if all(won) and everywhere else "holds under conditions", tail
+    return "not decided" if None in won else "does not hold", tail
 
 
 def _reported_dip(e: Evidence) -> Finding:
@@ -349,19 +360,21 @@ def _reported_time(e: Evidence) -> Finding:
     t = e.table
     return ("holds" if honest > 0.9 * claimed else "does not hold"), (
         f"the fit is left out: {honest:.1f}× the speed of DDPM, not {claimed:.0f}×; "
-        f"here {t.ratio(t.longest, 'DIP+DDPM'):.1f}×"
+        f"here {t.speed_over('DIP+DDPM', t.longest):.1f}×"
     )
 
 
 def _filters(e: Evidence) -> Finding:
-    w, d = e.number("architecture", "wider"), e.number("architecture", "deeper")
+    w, d = (_noted(e, "architecture", k) for k in ("wider", "deeper"))
     least_w, least_d = e.number("architecture", "wider_least"), e.number("architecture", "deeper_least")
     # a mean over networks may rise while some of them lose
-    always = min(w, d) > 0.3 and min(least_w, least_d) > -TIE_DB
-    verdict: Verdict = "holds" if always else "holds under conditions" if max(w, d) > 0.3 else "does not hold"
+    gains = [_gains(w), _gains(d)]
+    verdict: Verdict = "not decided" if None in gains else "does not hold"
+    if True in gains:
+        verdict = "holds" if all(gains) and min(least_w, least_d) > -TIE_DB else "holds under conditions"
     return verdict, (
-        f"more filters {w:+.2f} dB ({least_w:+.2f} at the depth that gains least), "
-        f"more depth {d:+.2f} dB ({least_d:+.2f} at the number of filters that gains least)"
+        f"more filters {_db(w)} ({least_w:+.2f} at the depth that gains least), "
+        f"more depth {_db(d)} ({least_d:+.2f} at the number of filters that gains least)"
     )
 
 
@@ -399,10 +412,9 @@ def _half_quality(e: Evidence) -> Finding:
     f, full, half = _timesteps_frame(e)
     wide = f.pivot(index="seed", columns="T", values="psnr")
     d = interval(wide[half] - wide[full])
-    low, high = (d.mean, d.mean) if d.low != d.low else (d.low, d.high)
-    if high < -1 or low > -TIE_DB:  # more than slightly, or not at all
+    if d.high < -1 or d.low > -TIE_DB:  # more than slightly, or not at all
         return "does not hold", f"T = {half} against {full}: {_db(d)}"
-    if -1 < low and high < TIE_DB:
+    if -1 < d.low and d.high < TIE_DB:
         return "holds", f"T = {half} against {full}: {_db(d)}"
     return "not decided", f"T = {half} against {full}: {_db(d)}; the seeds differ more than T does"
 
@@ -418,15 +430,14 @@ def _trade_off(e: Evidence) -> Finding:
     wide, s = f.pivot(index="seed", columns="T", values="psnr"), f.groupby("T").seconds.mean()
     least = int(s.index.min())
     d = interval(wide[least] - wide[full])
-    low, high = (d.mean, d.mean) if d.low != d.low else (d.low, d.high)
     said = f"T = {full} → {least}: {_db(d)}, {s[full] / s[least]:.0f}× faster"
-    if high < -0.5:
+    if d.high < -0.5:
         return "holds", said
-    if low > -TIE_DB:  # nothing is lost for the speed
+    if d.low > -TIE_DB:  # nothing is lost for the speed
         return "does not hold", said
-    if low < 0 < high:
-        return "not decided", f"{said}; the seeds differ more than T does"
-    return "holds under conditions", said
+    if d.high <= 0:
+        return "holds under conditions", said
+    return "not decided", f"{said}; the seeds differ more than T does"
 
 
 def _noise_steps(e: Evidence) -> Finding:
@@ -440,17 +451,16 @@ def _noise_steps(e: Evidence) -> Finding:
 
 
 def _adaptive(e: Evidence) -> Finding:
-    gain, low, high = (e.number("noise", f"adaptive_{k}") for k in ("gain", "low", "high"))
+    i = Interval(*(e.number("noise", f"adaptive_{k}") for k in ("gain", "low", "high")), 0)
     worst, worst_rho, best, best_rho = (
         e.number("noise", f"adaptive_{k}") for k in ("worst", "worst_rho", "best", "best_rho")
     )
-    i = Interval(gain, low, high, 0)
-    low, high = (gain, gain) if low != low else (low, high)
     # "maintains" asks for no loss, not for a gain, and at every noise level
-    verdict: Verdict = "holds under conditions"
-    if low > -TIE_DB and worst > -TIE_DB:
+    kept_up = _keeps(i)
+    verdict: Verdict = "not decided" if kept_up is None else "holds under conditions"
+    if kept_up and worst > -TIE_DB:
         verdict = "holds"
-    elif high < -TIE_DB and best < TIE_DB:
+    elif kept_up is False and best < TIE_DB:
         verdict = "does not hold"
     return verdict, (
         f"at {e.number('noise', 'steps'):.0f} steps, against uniform: from {worst:+.2f} dB at ρ = {worst_rho:g} to "
@@ -488,24 +498,19 @@ def _tasks(e: Evidence) -> str:
 
 
 def _ahead(lead: Interval, speed: float) -> Verdict:
-    """Quality and speed are claimed together; one photograph has no spread: then its mean decides, and is no proof."""
-    if speed <= 1:
-        return "does not hold"
-    low, high = (lead.mean, lead.mean) if lead.low != lead.low else (lead.low, lead.high)
-    if lead.mean > TIE_DB and low > 0:
-        return "holds under conditions"
-    return "not decided" if high > TIE_DB else "does not hold"
+    """Quality and speed are claimed together."""
+    gains = _gains(lead) if speed > 1 else False
+    return "not decided" if gains is None else "holds under conditions" if gains else "does not hold"
 
 
 def _restores(e: Evidence) -> Finding:
-    over, above, n = (e.number("restoration", k) for k in ("over_ddpm", "above_ddpm", "tasks"))
+    above, n = (e.number("restoration", k) for k in ("above_ddpm", "tasks"))
     classical = e.number("restoration", "above_classical")
     speed, calls, rival = (e.number("restoration", k) for k in ("speed", "calls", "rival_calls"))
-    low, high = (e.number("restoration", f"over_ddpm_{end}") for end in ("low", "high"))
-    lead = Interval(over, low, high, 0)
+    lead = _noted(e, "restoration", "over_ddpm")
     verdict = _ahead(lead, speed)
     everywhere = above == n and classical == n and not e.number("restoration", "tasks_chosen")
-    if verdict == "holds under conditions" and low > 0 and everywhere:
+    if verdict == "holds under conditions" and everywhere:
         verdict = "holds"
     return verdict, (
         f"restoration: {_db(lead)} over DDPM from noise (above it in {above:.0f} of {_tasks(e)}, {speed:.1f}× "
@@ -533,22 +538,19 @@ def _validated(e: Evidence) -> Finding:
 
 
 def _theory(e: Evidence) -> Finding:
-    white, smooth = e.number("oracle", "white_gain"), e.number("oracle", "smooth_gain")
-    verdict: Verdict = (
-        "holds"
-        if min(white, smooth) > TIE_DB
-        else "holds under conditions"
-        if max(white, smooth) > TIE_DB
-        else "does not hold"
-    )
+    white, smooth = (_noted(e, "oracle", f"{k}_gain") for k in ("white", "smooth"))
+    gains = [_gains(white), _gains(smooth)]
+    verdict: Verdict = "not decided" if None in gains else "does not hold"
+    if True in gains:
+        verdict = "holds" if all(gains) else "holds under conditions"
     enough = e.number("oracle", "steps_enough")
     alike = "no number of steps from t = 100 is as accurate as 20 from noise"
     if enough:
         are = "is" if enough == 1 else "are"
         alike = f"{counted(enough, 'step')} from t = 100 {are} as accurate as 20 from noise, or more"
     return verdict, (
-        f"Gaussian oracle: {alike}; the best hand-off changes the image by {white:+.2f} dB if its error is white, by "
-        f"{smooth:+.2f} dB if it is smooth, as a part of DIP's is"
+        f"Gaussian oracle: {alike}; the best hand-off changes the image by {_db(white)} if its error is white, by "
+        f"{_db(smooth)} if it is smooth, as a part of DIP's is"
     )
 
 
@@ -556,9 +558,11 @@ def _both_scores(e: Evidence) -> Finding:
     verdict, numbers = _both(e)
     _, place, rival = _both_pair(e)
     d = e.calls.between(place, rival, "ssim")
-    if d.mean <= 0:
+    if d.high <= 0:
         verdict = "does not hold"
-    return verdict, f"{numbers}; SSIM {d.mean:+.3f} in the {'first' if ';' in numbers else 'same'} comparison"
+    elif not d.low > 0 and verdict != "does not hold":
+        verdict = "not decided"
+    return verdict, f"{numbers}; SSIM {d:+.3f} in the {'first' if ';' in numbers else 'same'} comparison"
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -617,11 +621,15 @@ def collected() -> Evidence:
 
 
 def _dips_start(e: Evidence) -> Finding:
-    n, better, level, near = (e.number("starts", k) for k in ("tasks", "better", "level", "near"))
-    verdict: Verdict = "holds" if better == n else "holds under conditions" if better else "does not hold"
+    n, better, level, behind, near = (e.number("starts", k) for k in ("tasks", "better", "level", "behind", "near"))
+    unsure = n - better - level - behind
+    verdict: Verdict = "not decided" if unsure else "does not hold"
+    if better:
+        verdict = "holds" if better == n else "holds under conditions"
     return verdict, (
-        f"after the same hand-off DIP's start is more than {near:g} dB ahead of the better of two that need no fit in "
-        f"{better:.0f} of {counted(n, 'task')}, level in {level:.0f}, behind in {n - better - level:.0f}"
+        f"after the same hand-off DIP's start is surely ahead of the better of two that need no fit in {better:.0f} of "
+        f"{counted(n, 'task')}, within {near:g} dB of it in {level:.0f}, surely behind in {behind:.0f}, and in "
+        f"{unsure:.0f} the photographs differ too much"
     )
 
 
@@ -633,7 +641,9 @@ def provenance(evidence: Evidence | None = None) -> str:
         cells = [cell for cell, _ in results]
         where = sorted({f"{c.image} at {c.size}²" for c in cells})
         count = len({c.seed for c in cells})
-        parts.append(f"{name}: {', '.join(where)}, {counted(count, 'seed')}" if cells else f"{name}: nothing yet")
+        alike = ", all with one training of the prior" if {c.prior for c in cells} == {"single"} and count > 1 else ""
+        basis = f"{', '.join(where)}, {counted(count, 'seed')}{alike}"
+        parts.append(f"{name}: {basis if cells else 'nothing yet'}")
     for name, numbers in evidence.numbers.items():  # what a notebook derived says itself what it rests on
         if not evidence.results.get(name) and {"images", "seeds"} <= set(numbers):
             basis = f"{counted(numbers['images'], 'photograph')}, {counted(numbers['seeds'], 'seed')}"
@@ -701,26 +711,18 @@ def _finding_known(e: Evidence) -> str:
     time = f"is {c.speed:.1f} times as fast" if c.speed >= 1 else f"takes {slower} times as long"
     most = f"comes to {c.means.psnr[c.hybrid]:.1f} dB at most, with {c.ours:.0f}"
     need = f"needs {c.ours:.0f} for as much" if c.reached else most
-    part, ours, copy = (e.number("lengths", k) for k in ("part_ddpm", "part_hybrid", "part_blurred"))
     return (
         f"**Done right, a better start {saves}**: on a target that the prior was trained on DDPM comes to "
         f"{c.best:.1f} dB, for which it needs {counted(c.theirs, 'network call')}; DIP+DDPM {need}, from a fit of "
-        f"{c.fit:.1f} dB, and with the fit counted {time}. Where the prior's network lacks its coarsest scales, and "
-        f"sees a part of the image only, DDPM comes to {part:.1f} dB at most and the hybrid to {ours:.1f} dB; a "
-        f"blurred copy of the target in DIP's place comes to {copy:.1f} dB: such a start hands the answer over."
+        f"{c.fit:.1f} dB, and with the fit counted {time}."
     )
 
 
 def _finding_restoration(e: Evidence) -> str:
     speed, n, classical = (e.number("restoration", k) for k in ("speed", "tasks", "above_classical"))
-
-    def over(rival: str) -> Interval:
-        mean, low, high = (e.number("restoration", f"over_{rival}{end}") for end in ("", "_low", "_high"))
-        return Interval(mean, low, high, 0)
-
-    leads = {"DDPM": over("ddpm"), "DIP": over("dip")}
-    # without a spread the mean decides
-    sure = {name: i.mean > TIE_DB and not i.low <= 0 for name, i in leads.items()}
+    images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
+    leads = {"DDPM": _noted(e, "restoration", "over_ddpm"), "DIP": _noted(e, "restoration", "over_dip")}
+    sure = {name: bool(_gains(i)) for name, i in leads.items()}
     verdict = {
         (True, True): "is ahead of DIP and of DDPM",
         (False, True): "is ahead of DIP, and of DDPM not surely",
@@ -729,33 +731,34 @@ def _finding_restoration(e: Evidence) -> str:
     }[sure["DDPM"], sure["DIP"]]
     behind = n > min(e.number("restoration", k) for k in ("above_ddpm", "above_dip"))
     verdict += ", on average and not everywhere" if all(sure.values()) and behind else ""
-    chosen, level, fits = (
-        e.number("restoration", k) for k in ("chosen_over_ddpm", "chosen_above_classical", "chosen_dip")
-    )
-    handed, median, crossed = (e.number("restoration", f"over_{k}") for k in ("handed", "ddpm_median", "ddpm_crossed"))
-    pairs, won = (e.number("restoration", k) for k in ("ddpm_pairs", "ddpm_pairs_ahead"))
-    images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
-    basis = f"{counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}"
-    limit = e.number("restoration", "dip_limit")
-    try:
-        best, of = (e.number("starts", k) for k in ("better", "tasks"))
-        where = f"in {best:.0f} of {of:.0f}" if best < of else f"in all {of:.0f}"
-        cause = f" As a start DIP's image is clearly ahead of the better one that needs no fit {where}."
-    except Missing:  # another notebook's: what this one measured is said without it
-        cause = ""
-    ahead, alone = _db(leads["DDPM"]), _db(leads["DIP"])
+    chosen, handed = e.number("restoration", "chosen_over_ddpm"), e.number("restoration", "over_handed")
     return (
-        f"**Where only a measurement is seen, the hybrid {verdict}**: a short fit of DIP to the measurement gives the "
-        f"image from which DDPM goes on. Over {_tasks(e)} ({basis}) the result is {ahead} over DDPM from noise, each "
-        f"run of which has its best number of steps, at {speed:.1f}× the speed: {median:+.2f} dB in the median of "
-        f"{pairs:.0f} pairs of task and photograph, of which it is ahead in {won:.0f}, and {crossed:+.2f} dB in the "
-        "mean with a ρ that other photographs chose. DDPM's own "
-        "result, handed over as often in DIP's place, from the noise level that suits the target, ends "
-        f"{beside(-handed)} the hybrid. Over DIP alone, which may take {limit:.0f} iterations, the lead is {alone}; "
-        f"that fit of DIP's gains {_db(_added(e))} when it is handed over itself. In {n - classical:.0f} of the tasks "
-        f"a classical method is at least as good.{cause} With the start chosen by the kind of task, DIP's in "
-        f"{fits:.0f} of {n:.0f}, the result is {beside(chosen)} DDPM from noise and no worse than the classical method "
-        f"in {level:.0f}."
+        f"**Where only a measurement is seen, the hybrid {verdict}**: over {_tasks(e)} "
+        f"({counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}) a short fit of DIP, handed over, "
+        f"ends {_db(leads['DDPM'])} over DDPM from noise at its best, at {speed:.1f}× the speed, and "
+        f"{_db(leads['DIP'])} over DIP alone; with the start chosen by the kind of task it is {beside(chosen)} DDPM; "
+        f"DDPM's own result, handed over in DIP's place, ends {beside(-handed)} the hybrid, and in "
+        f"{n - classical:.0f} of the tasks a classical method is at least as good."
+    )
+
+
+def _what_decides(e: Evidence) -> str:
+    """How far the leads in restoration depend on what was chosen, and where DIP is the start to choose."""
+    median, crossed = (e.number("restoration", f"over_ddpm_{k}") for k in ("median", "crossed"))
+    pairs, won, n = (e.number("restoration", k) for k in ("ddpm_pairs", "ddpm_pairs_ahead", "tasks"))
+    level, fits, limit = (e.number("restoration", k) for k in ("chosen_above_classical", "chosen_dip", "dip_limit"))
+    part, ours, copy = (e.number("lengths", k) for k in ("part_ddpm", "part_hybrid", "part_blurred"))
+    best, of = (e.number("starts", k) for k in ("better", "tasks"))
+    return (
+        f"The lead over DDPM is {median:+.2f} dB in the median of {pairs:.0f} pairs of task and photograph, of which "
+        f"the hybrid is ahead in {won:.0f}, and {crossed:+.2f} dB in the mean with a ρ that other photographs chose. "
+        f"DIP alone may take {limit:.0f} iterations; that fit of DIP's gains {_db(_noted(e, 'restoration', 'whole'))} "
+        f"when it is handed over itself. As a start DIP's image is surely ahead of the better one that needs no fit in "
+        f"{best:.0f} of {of:.0f} tasks; with the start chosen by the kind of task, DIP's in {fits:.0f}, the result is "
+        f"no worse than the classical method in {level:.0f} of {n:.0f}. On a target that the prior knows, where its "
+        f"network lacks its coarsest scales and sees a part of the image only, DDPM comes to {part:.1f} dB at most and "
+        f"the hybrid to {ours:.1f} dB; a blurred copy of the target in DIP's place comes to {copy:.1f} dB: such a "
+        "start hands the answer over."
     )
 
 
@@ -763,12 +766,18 @@ FINDING = (_finding_reported, _finding_known, _finding_restoration)
 
 
 def finding(evidence: Evidence | None = None) -> str:
-    """The report in three computed paragraphs; what has not been measured says so."""
+    """The report in three computed sentences; what has not been measured says so."""
     evidence = evidence or collected()
-    sentences = []
-    for sentence in FINDING:
-        try:
-            sentences.append(_minus(sentence(evidence)))
-        except Missing as missing:
-            sentences.append(f"*Not measured yet*: needs the results called {missing}.")
-    return "\n\n".join(sentences)
+    return "\n\n".join(_said(sentence, evidence) for sentence in FINDING)
+
+
+def what_decides(evidence: Evidence | None = None) -> str:
+    """What stands behind the finding, in a computed paragraph."""
+    return _said(_what_decides, evidence or collected())
+
+
+def _said(sentence: Callable[[Evidence], str], evidence: Evidence) -> str:
+    try:
+        return _minus(sentence(evidence))
+    except Missing as missing:
+        return f"*Not measured yet*: needs the results called {missing}."

@@ -43,6 +43,11 @@ def interval(values: Iterable[float], level: float = 0.95, draws: int = 2000, se
     return Interval(float(v.mean()), low, high, len(v))
 
 
+def ends(name: str, i: Interval) -> dict[str, float]:
+    """An interval as numbers for `note`: name, name_low and name_high."""
+    return {name: i.mean, f"{name}_low": i.low, f"{name}_high": i.high}
+
+
 def _widening(n: int, quantile: float) -> float:
     return float(math.sqrt(n / (n - 1)) * special.stdtrit(n - 1, quantile) / special.ndtri(quantile))
 
