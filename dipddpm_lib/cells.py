@@ -79,6 +79,11 @@ class Cell:
             if self.config.t_start is not None:
                 schedule.check_t(self.config.t_start, "t_start")
             hybrid.check_start(measured, hybrid.settle(measured, self.config))
+            require(
+                self.task is not None or not self.config.consistency,
+                "consistency: without a task the measurement is the target, and to agree with it hands that over: "
+                "expected a task, or consistency=False",
+            )
 
     def x_true(self) -> Image:
         return images.load(self.image, self.size)
@@ -210,8 +215,13 @@ STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two
 LEAN_ITERATION, FULL_ITERATION = 0.5, 0.8
 
 
-def bytes_needed(config: Config | TrainConfig, size: int, training: TrainConfig | None = None) -> float:
-    """Peak memory of computing at size², estimated from below: what this says does not fit does not fit."""
+def bytes_needed(
+    config: Config | TrainConfig, size: int, training: TrainConfig | None = None, threads: int = 0
+) -> float:
+    """Peak memory of computing at size², estimated from below: what this says does not fit does not fit.
+
+    threads: on which the networks of a fit run side by side; 0: as many as this process has
+    """
     needs = [0.0]
     number = 2 if compute.default().dtype == "bfloat16" else 4
     fit = config
@@ -219,7 +229,7 @@ def bytes_needed(config: Config | TrainConfig, size: int, training: TrainConfig 
         fit = config.dip if _fits(config) else config.sample
     if isinstance(fit, DIPConfig):
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
-        at_once = min(fit.runs, compute.default().threads) * (4 if fit.float32 else number)
+        at_once = min(fit.runs, threads or compute.default().threads) * (4 if fit.float32 else number)
         padded = 2**fit.depth * -(-size // 2**fit.depth)  # every scale halves the side
         # z and the skips are kept once or more, at the sizes of their scales
         extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)
@@ -236,7 +246,8 @@ def bytes_needed(config: Config | TrainConfig, size: int, training: TrainConfig 
 
 def check_memory(config: Config | TrainConfig, size: int, training: TrainConfig | None = None, among: int = 1) -> None:
     """Refuse, before it begins, what one of `among` runs on this machine has no memory for."""
-    need, have = bytes_needed(config, size, training), compute.memory() / among
+    threads = 0 if among == 1 else 1  # as workers have
+    need, have = bytes_needed(config, size, training, threads), compute.memory() / among
     method = METHOD.get(type(config), "a training")
     workers = "" if among == 1 else f" for each of {among} workers"
     require(

@@ -29,7 +29,7 @@ class TrainConfig:
     crop:     side of the training crops in pixels; None trains on whole images (all of one size)
     flips:    mirror and turn the crops; colours: permute their channels, half of the time
     gamma:    of min-SNR weighting (Hang et al. 2023)
-    ema:      decay of the averaged weights, reached from 1/2 upwards by (1 + n)/(10 + n)
+    ema:      decay of the averaged weights, reached from 1/10 upwards by (1 + n)/(10 + n)
     """
 
     channels: tuple[int, ...] = (32, 64, 64)

@@ -378,6 +378,8 @@ def _kept(cell: Cell) -> Kept:
     def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
         cell.check()
         outcome = _execute(cell.config, cell, x_true, cell.measurement(x_true))
+        if not outcome.x0_hat.isfinite().all():  # a stored one would be served for good
+            raise DivergedError(f"{cell}: the estimate is not finite; a lower rate, or float32, may help")
         record = {
             "config": parameters,
             "seed": cell.seed,
@@ -409,6 +411,10 @@ def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
         return {"psnr": curve.values}, {}
 
     return list(store.remember("experiment.fit_curve", parameters, work)[0]["psnr"])
+
+
+class DivergedError(RuntimeError):
+    """A run whose result is not finite: it is kept nowhere."""
 
 
 class SweepError(RuntimeError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shlex
 import tempfile
@@ -131,8 +132,8 @@ class Choice:
         )
         require(
             not self.full or self.kind == "denoise",
-            f"full size works tile by tile, and only noise acts on each pixel by itself: choose a task of noise, "
-            f"or resize for {TASKS[self.task]}",
+            f"full size works tile by tile, and is there for tasks of noise alone: choose one, or resize for "
+            f"{TASKS[self.task]}",
         )
         require(
             (self.depth > 0) == (self.filters > 0),
@@ -191,9 +192,11 @@ class Choice:
 
     def settled(self) -> HybridConfig:
         """DIP+DDPM's configuration with its start chosen, as the run will choose it: no image is needed for that."""
-        config, (operator, sigma_y, _) = self.config(), self._degradation(32, 32)
+        factor = int(self.explicit().strength) if self.task == "super" else 1
+        side = factor * math.ceil(32 / factor)  # a small one that super-resolution can reduce
+        config, (operator, sigma_y, _) = self.config(), self._degradation(side, side)
         assert isinstance(config, HybridConfig)
-        return hybrid.settle(Measurement(operator.A(torch.zeros(1, 3, 32, 32)), operator, sigma_y), config)
+        return hybrid.settle(Measurement(operator.A(torch.zeros(1, 3, side, side)), operator, sigma_y), config)
 
     @property
     def fits(self) -> bool:

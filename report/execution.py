@@ -486,11 +486,16 @@ def seconds_before(notebook: Path) -> float | None:
         return None
 
 
+# what a page is made of; not report/, which holds the page itself
+MADE_OF = ("dipddpm_lib", "notebooks", "benchmarks/*.json", "report/*.py", "report/*.css", "report/*.js")
+MADE_OF += ("report/*.bib", "report/template", "report/fonts")
+
+
 def commit(folder: Path) -> str:
-    """The repository's commit, and whether library, notebooks or builder were changed since; empty without git."""
+    """The repository's commit, and whether what makes a page was changed since; empty without git."""
     try:
         head = _git(folder, "rev-parse", "--short=12", "HEAD")
-        changed = _git(folder, "status", "--porcelain", "--", "dipddpm_lib", "notebooks", "report/*.py")
+        changed = _git(folder, "status", "--porcelain", "--", *MADE_OF)
     except (OSError, subprocess.SubprocessError):
         return ""
     return f"{head} and changes that are not committed" if changed else head

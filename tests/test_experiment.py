@@ -27,6 +27,7 @@ from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.evidence import collected, note
 from dipddpm_lib.experiment import SweepError, run, sweep
+from dipddpm_lib.hybrid import HandOff
 from dipddpm_lib.schedules import NoiseSchedule
 from dipddpm_lib.types import InputError, Step
 from grids import CELLS, DIP, HYBRID, SAMPLE, TRAINING, cell, key, measured, plain
@@ -84,8 +85,10 @@ def test_evaluations_count_the_calls_of_the_denoiser() -> None:
     assert run(cell(ClassicalConfig(), task="inpaint_50")).evaluations == 0
     assert run(cell(SampleConfig(steps=4))).evaluations == 4
     assert run(cell(SampleConfig.ancestral(7), T=7)).evaluations == 7
-    assert run(cell(replace(HYBRID, t_start=500))).evaluations == 3
-    assert run(cell(replace(HYBRID, t_start=2))).evaluations == 2, "no more than there are positions below t_start"
+    assert run(cell(replace(HYBRID, t_start=500, consistency=False))).evaluations == 3
+    assert run(cell(replace(HYBRID, t_start=2, consistency=False))).evaluations == 2, (
+        "no more than there are positions below t_start"
+    )
 
 
 def test_the_single_prior_is_trained_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,14 +165,14 @@ def test_scoring_costs_no_time(clock: Clock) -> None:
 
 
 def test_the_hybrids_time_contains_the_fit(clock: Clock, fits: list[int]) -> None:
-    result = run(cell(replace(HYBRID, t_start=500)))
+    result = run(cell(replace(HYBRID, t_start=500, consistency=False)))
     # seven ticks of the fit as above; the second half's first step is the fit itself, then three, then the end
     assert result.seconds == {"fit": 14.0, "sample": 15.0}
     assert result.total_seconds == sum(result.seconds.values()) == 29.0
     times = [row[1] for row in result.trace]
     assert times == [2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 17.0, 20.0, 23.0, 26.0]
     before = len(fits)
-    shared = run(cell(replace(HYBRID, t_start=400)))
+    shared = run(cell(replace(HYBRID, t_start=400, consistency=False)))
     assert len(fits) == before, "the fit was taken from the store"
     assert shared.seconds == {"fit": 14.0, "sample": 15.0}, "and its time counted all the same"
 
@@ -207,7 +210,8 @@ def test_long_runs_keep_a_short_trace_and_film() -> None:
 @pytest.mark.parametrize("task", [None, "inpaint_50"])
 @pytest.mark.parametrize("t_start", [None, 300])
 def test_the_hybrid_is_denoise_after_the_same_fit(task: str | None, t_start: int | None) -> None:
-    config = replace(HYBRID, t_start=t_start, kind="calibrated" if t_start is None else "renoise")
+    kind: HandOff = "calibrated" if t_start is None else "renoise"
+    config = replace(HYBRID, t_start=t_start, kind=kind, consistency=task is not None)
     asked = cell(config, task=task)
     result = run(asked)
     y = asked.measurement(asked.x_true())
@@ -296,6 +300,7 @@ BAD: dict[str, tuple[Callable[[], Cell], str]] = {
     "steps": (lambda: cell(SAMPLE, T=2), "steps"),
     "steps of a hybrid": (lambda: cell(HYBRID, T=2), "steps"),
     "t_start": (lambda: cell(replace(HYBRID, t_start=11), T=10), "t_start"),
+    "the target as data": (lambda: cell(replace(HYBRID, t_start=5)), "consistency: without a task"),
     "spacing": (lambda: cell(replace(SAMPLE, spacing="random")), "spacing"),
     "a side that 4 does not divide": (lambda: replace(cell(task="super_x4"), size=34), "4"),
     "single without training": (lambda: cell(SAMPLE, training=None), "training"),
@@ -416,6 +421,17 @@ def test_a_long_sweep_tells_how_it_goes(monkeypatch: pytest.MonkeyPatch, capsys:
     outcomes = [(2, "c"), (0, "a"), (1, "b"), (3, "d")]  # workers end in an order of their own
     assert list(experiment._announced(iter(outcomes), [1.0, 9.0, 4.0, 1.0], "grid")) == outcomes
     assert capsys.readouterr().err == "grid: 2 of 4 cells, about 50 s left\n", "a third of the work took 25 s"
+
+
+def test_a_run_that_diverged_is_kept_nowhere(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stored result that is no number would be served for good, and called level with every other."""
+    execute = experiment._execute
+    broken = lambda *asked: replace(execute(*asked), x0_hat=torch.full((1, 3, 32, 32), torch.nan))  # noqa: E731
+    monkeypatch.setattr(experiment, "_execute", broken)
+    with pytest.raises(SweepError, match="the estimate is not finite"):
+        sweep([cell(DIP)])
+    monkeypatch.setattr(experiment, "_execute", execute)
+    assert sweep([cell(DIP)])[0][1].x0_hat.isfinite().all()
 
 
 def test_a_name_that_leads_out_of_the_store_stops_the_sweep(root: Path, fits: list[int]) -> None:

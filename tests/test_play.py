@@ -74,6 +74,13 @@ def test_the_start_is_known_before_the_run_and_is_the_one_that_the_run_takes(tas
     assert seen[0].total == (10 if choice.fits else 1) + choice.settled().calls
 
 
+@pytest.mark.parametrize("factor", range(2, 17))
+def test_every_factor_of_super_resolution_that_passes_the_check_has_a_start(factor: int) -> None:
+    choice = replace(SMALL, task="super", strength=float(factor), size=factor * -(-32 // factor))
+    choice.check()
+    assert choice.settled().start == "dip"
+
+
 @pytest.mark.parametrize("start", ["classical", "measurement"])
 def test_a_start_by_hand_is_taken(start: str) -> None:
     seen = list(play.frames(replace(SMALL, task="super", start=start, t_start=100)))

@@ -515,6 +515,14 @@ def test_a_run_is_recorded_with_its_commit(tmp_path: Path) -> None:
     assert execution.commit(tmp_path) == head, "what a run writes is no change of the code"
     (tmp_path / "notebooks" / "a.ipynb").write_text("2")
     assert execution.commit(tmp_path) == f"{head} and changes that are not committed"
+    git("commit", "-qam", "second")
+    for part in execution.MADE_OF:  # the appendices read records, the page its style
+        changed = tmp_path / part.replace("*", "a")
+        changed = changed / "a" if "." not in changed.name else changed
+        changed.parent.mkdir(parents=True, exist_ok=True)
+        changed.write_text("1")
+        assert execution.commit(tmp_path).endswith("not committed"), part
+        changed.unlink()
 
 
 # ---- security and self-containment
