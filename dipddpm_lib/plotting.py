@@ -1,4 +1,4 @@
-"""Results → ink. Never computes: what is drawn was measured elsewhere.
+"""Results → ink: what is drawn was measured elsewhere, but for the score of a film's frames.
 
 Every figure, table and film is shown as an HTML <figure> with its caption and alt text, so that JupyterLab and the
 report read the same; the report numbers them.
@@ -316,12 +316,11 @@ def _drawn(fig: Figure, raster: bool) -> str:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         if raster:
-            fig.savefig(
-                buffer, format="jpeg", dpi=110, pil_kwargs={"quality": 76}, bbox_inches="tight", pad_inches=0.05
-            )
+            kept = {"quality": 82, "method": 6}
+            fig.savefig(buffer, format="webp", dpi=110, pil_kwargs=kept, bbox_inches="tight", pad_inches=0.05)
         else:
             fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    return _data_url(buffer.getvalue(), "image/jpeg" if raster else "image/svg+xml")
+    return _data_url(buffer.getvalue(), "image/webp" if raster else "image/svg+xml")
 
 
 def _img(data: bytes, kind: str, alt: str) -> str:

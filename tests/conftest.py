@@ -35,7 +35,6 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "dev")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "global_random: this test itself may change the global random state")
-    config.addinivalue_line("markers", "slow: takes more than about five seconds")
 
 
 @contextmanager

@@ -621,7 +621,7 @@ def test_a_telephone_gets_a_figure_of_its_own(render: Render, displayed: list[di
     (source,) = root.xpath("//figure[@id='fig-a']/picture/source")
     assert source.get("media") == "screen and (max-width: 40rem)"
     assert f"@media ({plotting.NARROW})" in page.stylesheet(), "the page's own narrow screen is another"
-    assert source.get("srcset").startswith("data:image/jpeg;base64,")
+    assert source.get("srcset").startswith("data:image/webp;base64,")
     assert [("wide" in img.get("class", "")) for img in root.iter("img")] == [False, True], "it need not scroll"
 
 
