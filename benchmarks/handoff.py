@@ -83,7 +83,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
             "psnr": round(metrics.psnr(start, x_true), 3),
             "rmse": float(error.square().mean().sqrt()),
             "rmse_hat": rmse_hat,
-            "coarse": _coarse_share(error),
+            "coarse": coarse_share(error),
             "seconds": seconds,
             "after": by_lambda,
         }
@@ -99,7 +99,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     return out
 
 
-def _coarse_share(error: Tensor) -> float:
+def coarse_share(error: Tensor) -> float:
     """The share of the error's energy below an eighth of the sampling rate: π/64 for white noise, 1 if smooth."""
     power = torch.fft.fft2(error).abs().square().mean((0, 1))
     f = torch.fft.fftfreq(error.shape[-1])

@@ -47,6 +47,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import averages
 import bench
+import controls
 import couplings
 import from_noise
 import handoff
@@ -409,6 +410,55 @@ def test_a_row_of_levels_is_the_released_configuration_at_each(monkeypatch: pyte
         *_, last = steps
         assert kept["after"]["8"] == pytest.approx(metrics.psnr(last.x0_hat, x_true), abs=0.001)
         assert kept["rmse_hat"] == fit.rmse_hat
+
+
+# ---- the colour of an error
+
+
+def test_the_controls_have_the_size_of_dips_error_and_the_colours_that_they_are_named_for() -> None:
+    x_true = images.load("coffee", 32)
+    draw = compute.generator(0, "test")
+    for rmse in (0.03, 0.2):
+        own = torch.nn.functional.avg_pool2d(torch.randn(1, 3, 34, 34, generator=draw), 3, stride=1)
+        own *= rmse / own.square().mean().sqrt()
+        found = controls.errors(own, x_true, compute.generator(0, "errors"))
+        assert tuple(found) == controls.KINDS
+        for kind, error in found.items():
+            assert error.square().mean().sqrt() == pytest.approx(rmse, rel=1e-3), kind
+        shuffled = found["its spectrum, phases at random"]
+        power, its = (torch.fft.fft2(e).abs() for e in (own, shuffled))
+        assert torch.allclose(power, its, rtol=1e-3, atol=1e-4)
+        assert not torch.allclose(own, shuffled, atol=0.1 * rmse)
+        coarse = {kind: handoff.coarse_share(error) for kind, error in found.items()}
+        assert coarse["white"] == pytest.approx(torch.pi / 64, abs=0.03)
+        assert coarse["its spectrum, phases at random"] == pytest.approx(coarse["DIP's own"], rel=1e-3)
+    beyond = x_true.std() * 3 * own / own.square().mean().sqrt()
+    assert "a blur's" not in controls.errors(beyond, x_true, draw), "no blur is as far as that"
+
+
+def test_a_row_of_controls_hands_over_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=6, warmup=2, runs=2)
+    for module in (handoff, controls):
+        monkeypatch.setattr(module, "SIZE", 32)
+    monkeypatch.setattr(controls, "FIT", fit)
+    monkeypatch.setattr(controls, "SIGMAS", (0.3,))
+    found = controls.row("coffee", "inpaint_90", 0)
+    x_true = images.load("coffee", 32)
+    m = handoff.measured(x_true, "inpaint_90", 0)
+    *_, last = dip.reconstruct(m, fit, compute.generator(0, "dip"))
+    assert found["psnr"] == pytest.approx(metrics.psnr(last.x0_hat, x_true), abs=0.001)
+    t = handoff.SCHEDULE.t_at_sigma(0.3)
+    *_, out = ddpm.sample(
+        priors.load(x_true),
+        handoff.SCHEDULE,
+        hybrid.hand_off(last.x0_hat, handoff.SCHEDULE, t),
+        t,
+        controls.SAMPLE,
+        compute.generator(0, "sample"),
+        m,
+    )
+    assert found["errors"]["DIP's own"]["after"] == [pytest.approx(metrics.psnr(out.x0_hat, x_true), abs=0.01)]
+    assert all(len(kind["after"]) == 1 for kind in found["errors"].values())
 
 
 # ---- large holes, by other networks
