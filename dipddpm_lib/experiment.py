@@ -141,6 +141,8 @@ def _resumed(
         try:
             work.restore(state)
             notes.restore(state)
+        except (MemoryError, torch.OutOfMemoryError):  # the reader's shortage, not the file's fault
+            raise
         except Exception as error:  # whoever wrote it is not trusted
             checkpoint.set_aside(error)
             raise InputError("store: an unfinished work could not be taken up; run it again, it begins anew") from error

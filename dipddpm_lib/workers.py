@@ -179,9 +179,16 @@ def _attempt(work: Callable[[Item], Value], item: Item) -> Value | Failure:
         return Failure(said, traceback.format_exc(), platform.node(), time.perf_counter() - start, refused)
 
 
-def _pinned(work: Callable[[Item], Value], source: str, item: Item) -> Value | Failure:
-    """The same on a worker: one thread, whatever its environment says, and the same library as the caller's."""
-    if os.environ.get("DIPDDPM_THREADS") != "1":
+def _process() -> str:
+    return f"{platform.node()}:{os.getpid()}"
+
+
+def _pinned(work: Callable[[Item], Value], source: str, caller: str, item: Item) -> Value | Failure:
+    """The same on a worker: one thread, whatever its environment says, and the same library as the caller's.
+
+    A client's threads in the caller's own process compute as that does: its environment is not theirs to change.
+    """
+    if os.environ.get("DIPDDPM_THREADS") != "1" and caller != _process():
         os.environ["DIPDDPM_THREADS"] = "1"
         compute.default.cache_clear()
 
@@ -224,7 +231,7 @@ def outcomes(
                     told = now
                     print("sweep: the scheduler has no workers yet", file=sys.stderr, flush=True)
             for index in islice(waiting, max(0, max(threads, 1) - len(started))):
-                future = client.submit(_pinned, work, source, items[index], pure=False)
+                future = client.submit(_pinned, work, source, _process(), items[index], pure=False)
                 started[future] = index, time.perf_counter()
                 future.add_done_callback(finished.put)
             try:

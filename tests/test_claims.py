@@ -6,6 +6,7 @@ import copy
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -635,6 +636,9 @@ def test_the_evidence_names_its_images_and_seeds() -> None:
     assert "starts: 4 photographs, 1 seed" in text
     assert text.count("restoration:") == 1, "its results say it already"
     assert "hybrid: nothing yet" in claims.provenance(Evidence({"hybrid": Results(())}, {}))
+    single = Results((replace(c, prior="single"), r) for c, r in evidence().results["hybrid"])
+    told = claims.provenance(Evidence({"hybrid": single}, {}))
+    assert told == "hybrid: coffee at 32², 3 seeds, all with one training of the prior", "its spread is not in theirs"
 
 
 def test_results_of_other_source_code_are_no_evidence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -499,6 +499,26 @@ print(json.dumps({
 """
 
 
+@pytest.mark.parametrize(
+    ("shortage", "kept"), [(MemoryError(), True), (torch.OutOfMemoryError(), True), (KeyError("weights"), False)]
+)
+def test_an_unfinished_work_is_set_aside_for_its_own_faults_alone(shortage: Exception, kept: bool, root: Path) -> None:
+    """Hours of a training are not lost because its reader had no memory."""
+
+    class Work:
+        ended = False
+
+        def restore(self, state: Any) -> None:
+            raise shortage
+
+    checkpoint = store.Checkpoint("0" * 64)
+    checkpoint.save({"index": torch.tensor(7)})
+    steps = experiment._resumed(Work, checkpoint, experiment._Series())  # type: ignore[arg-type]
+    with pytest.raises(type(shortage) if kept else InputError):
+        next(iter(steps))
+    assert (checkpoint.load() is not None) == kept
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_killed_fit_goes_on_to_the_same_bits_and_counts_all_its_seconds(dtype: str, root: Path) -> None:

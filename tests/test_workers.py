@@ -170,7 +170,9 @@ def test_a_worker_computes_on_one_thread_whatever_it_was_told(monkeypatch: pytes
     monkeypatch.setenv("DIPDDPM_THREADS", "2")
     compute.default.cache_clear()
     try:
-        found = workers._pinned(lambda _: compute.default().threads, store.source_digest(), None)
+        mine = workers._pinned(lambda _: compute.default().threads, store.source_digest(), workers._process(), None)
+        assert (mine, os.environ["DIPDDPM_THREADS"]) == (2, "2"), "threads of the caller's own process change nothing"
+        found = workers._pinned(lambda _: compute.default().threads, store.source_digest(), "another:1", None)
         assert found == 1
     finally:
         monkeypatch.undo()
@@ -179,7 +181,7 @@ def test_a_worker_computes_on_one_thread_whatever_it_was_told(monkeypatch: pytes
 
 
 def test_a_worker_of_another_version_computes_nothing() -> None:
-    found = workers._pinned(lambda _: pytest.fail("computed"), "another", None)
+    found = workers._pinned(lambda _: pytest.fail("computed"), "another", "another:1", None)
     assert isinstance(found, Failure)
     assert found.refused
     assert "another version" in found.error
