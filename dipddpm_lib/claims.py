@@ -451,7 +451,8 @@ def _noise_steps(e: Evidence) -> Finding:
 
 
 def _adaptive(e: Evidence) -> Finding:
-    i = Interval(*(e.number("noise", f"adaptive_{k}") for k in ("gain", "low", "high")), 0)
+    gain, low, high = (e.number("noise", f"adaptive_{k}") for k in ("gain", "low", "high"))
+    i = Interval(gain, low, high, 0)
     worst, worst_rho, best, best_rho = (
         e.number("noise", f"adaptive_{k}") for k in ("worst", "worst_rho", "best", "best_rho")
     )

@@ -487,8 +487,10 @@ def seconds_before(notebook: Path) -> float | None:
 
 
 # what a page is made of; not report/, which holds the page itself
-MADE_OF = ("dipddpm_lib", "notebooks", "benchmarks/*.json", "report/*.py", "report/*.css", "report/*.js")
-MADE_OF += ("report/*.bib", "report/template", "report/fonts")
+MADE_OF = (
+    *("dipddpm_lib", "notebooks", "benchmarks/*.json", "report/*.py", "report/*.css", "report/*.js", "report/*.bib"),
+    *("report/template", "report/fonts"),
+)
 
 
 def commit(folder: Path) -> str:
