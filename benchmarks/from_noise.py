@@ -5,7 +5,7 @@ python benchmarks/from_noise.py    # writes from_noise.json, which Appendix C sh
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
 def main() -> None:
     options = arguments(__doc__, "from_noise").parse_args()
-    fill(row, Path(__file__), options, {"sigmas": SIGMAS})
+    fill(row, Path(__file__), options, {"sigmas": SIGMAS, "chain": asdict(play.FROM_NOISE)})
 
 
 if __name__ == "__main__":
