@@ -611,6 +611,7 @@ NUMBERS = (
     "noise",
     "restoration",
     "starts",
+    "colour",
     "replay",
 )
 
@@ -750,13 +751,17 @@ def _what_decides(e: Evidence) -> str:
     level, fits, limit = (e.number("restoration", k) for k in ("chosen_above_classical", "chosen_dip", "dip_limit"))
     part, ours, copy = (e.number("lengths", k) for k in ("part_ddpm", "part_hybrid", "part_blurred"))
     best, of = (e.number("starts", k) for k in ("better", "tasks"))
+    own, spectrum, white = (e.number("colour", k) for k in ("own", "spectrum", "white"))
     return (
         f"The lead over DDPM is {median:+.2f} dB in the median of {pairs:.0f} pairs of task and photograph, of which "
         f"the hybrid is ahead in {won:.0f}, and {crossed:+.2f} dB in the mean with a ρ that other photographs chose. "
         f"DIP alone may take {limit:.0f} iterations; that fit of DIP's gains {_db(_noted(e, 'restoration', 'whole'))} "
         f"when it is handed over itself. As a start DIP's image is surely ahead of the better one that needs no fit in "
         f"{best:.0f} of {of:.0f} tasks; with the start chosen by the kind of task, DIP's in {fits:.0f}, the result is "
-        f"no worse than the classical method in {level:.0f} of {n:.0f}. On a target that the prior knows, where its "
+        f"no worse than the classical method in {level:.0f} of {n:.0f}. By the kind of "
+        f"the start's error, at one size: one hand-off, each at its best noise level, gains {own:+.1f} dB "
+        f"on DIP's image, {spectrum:+.1f} on one whose error has the same size and spectrum and no structure, and "
+        f"{white:+.1f} on one whose error is as large and white. On a target that the prior knows, where its "
         f"network lacks its coarsest scales and sees a part of the image only, DDPM comes to {part:.1f} dB at most and "
         f"the hybrid to {ours:.1f} dB; a blurred copy of the target in DIP's place comes to {copy:.1f} dB: such a "
         "start hands the answer over."
