@@ -67,7 +67,7 @@ class NoiseSchedule:
 
     @classmethod
     def sigmoid(cls, T: int) -> NoiseSchedule:
-        """Sigmoid from −3 to 3, τ = 1 (Jabri et al. 2022, algorithm 1), ᾱ ≥ 1e-9."""
+        """Sigmoid from −3 to 3, τ = 1, ᾱ ≥ 1e-9 (Jabri et al. 2022, figure 8; in this form Chen 2023, algorithm 1)."""
         _check_T(T)
         t = torch.arange(T + 1, dtype=torch.float64) / T
         low, high = torch.sigmoid(torch.tensor([-3.0, 3.0], dtype=torch.float64))
