@@ -297,17 +297,39 @@ def _calls(fit: dip.Fit, choice: Choice, config: HybridConfig) -> int:
 
 
 def _steps(choice: Choice, y: Measurement, denoiser: Any, part: str = "") -> Iterator[Step]:
-    """part: names a tile's draws, so that each has its own."""
+    """With the draws of `experiment.run`, so that at its settings the panel shows the report's own result.
+
+    part: names a tile's draws, so that each has its own
+    """
     config, seed = choice.config(), choice.seed
     schedule = NoiseSchedule.named(choice.schedule, choice.T)
     if isinstance(config, DIPConfig):
         return dip.reconstruct(y, config, compute.generator(seed, f"dip{part}"))
     if isinstance(config, HybridConfig):
-        return hybrid.reconstruct(y, denoiser, schedule, config, compute.generator(seed, f"hybrid{part}"))
+        return _handed_over(config, y, denoiser, schedule, *(compute.generator(seed, f"{s}{part}") for s in DRAWS))
     x_T = torch.randn(1, 3, *y.image_size, generator=compute.generator(seed, f"x_T{part}"))
     data = None if choice.task == CLEAN else y
     draw = compute.generator(seed, f"sample{part}")
     return ddpm.sample(denoiser, schedule, x_T, choice.T, config, draw, data)
+
+
+DRAWS = ("dip", "sample")  # the streams of the fit and of the reverse process
+
+
+def _handed_over(
+    config: HybridConfig,
+    y: Measurement,
+    denoiser: Any,
+    schedule: NoiseSchedule,
+    of_fit: torch.Generator,
+    of_sample: torch.Generator,
+) -> Iterator[Step]:
+    """`hybrid.reconstruct`, but for the draws."""
+    config, fit = hybrid.settle(y, config), None
+    for fit in hybrid.begin(y, config, of_fit):
+        yield fit
+    assert fit is not None  # there is at least one iteration
+    yield from hybrid.denoise(fit, y, denoiser, schedule, config, of_sample)
 
 
 def _tile(choice: Choice, y: Measurement, part: Image, index: int, denoiser: Any) -> Iterator[Image]:

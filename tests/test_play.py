@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image as PIL_Image
 
-from dipddpm_lib import cells, compute, dip, hybrid, images, metrics, play, priors
+from dipddpm_lib import cells, compute, dip, experiment, hybrid, images, metrics, play, priors
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.play import CLEAN, OWN_NOISE, Choice, Photograph, Run
 from dipddpm_lib.schedules import NoiseSchedule
@@ -74,6 +74,17 @@ def test_the_start_is_known_before_the_run_and_is_the_one_that_the_run_takes(tas
     assert seen[0].total == (10 if choice.fits else 1) + choice.settled().calls
 
 
+@pytest.mark.parametrize("method", ["DIP", "DDPM", "DIP+DDPM"])
+def test_the_panel_shows_the_reports_own_result(method: str, root: Path) -> None:
+    """At the same settings and seed: the measurement, the start and every draw."""
+    choice = replace(
+        SMALL, task="inpaint", strength=90.0, method=method, seed=3, start="dip" if method == "DIP+DDPM" else "auto"
+    )
+    *_, last = play.frames(choice)
+    cell = cells.Cell(choice.image, choice.size, choice.seed, choice.config(), "inpaint_90")
+    assert torch.equal(last.x0_hat, experiment.run(cell).x0_hat)
+
+
 @pytest.mark.parametrize("factor", range(2, 17))
 def test_every_factor_of_super_resolution_that_passes_the_check_has_a_start(factor: int) -> None:
     choice = replace(SMALL, task="super", strength=float(factor), size=factor * -(-32 // factor))
@@ -107,8 +118,10 @@ def test_a_run_is_the_librarys() -> None:
     _, y = choice.measure(x)
     config = choice.config()
     assert isinstance(config, HybridConfig)
-    draw = compute.generator(4, "hybrid")
-    *_, out = hybrid.reconstruct(y, priors.load(x), NoiseSchedule.cosine(1000), config, draw)
+    config = hybrid.settle(y, config)
+    of_fit, of_sample = (compute.generator(4, stream) for stream in play.DRAWS)
+    *_, fit = hybrid.begin(y, config, of_fit)
+    *_, out = hybrid.denoise(fit, y, priors.load(x), NoiseSchedule.cosine(1000), config, of_sample)
     assert torch.equal(last.x0_hat, out.x0_hat)
     assert last.done == last.total, "steps are counted to their end"
 
