@@ -223,6 +223,7 @@ def test_the_hybrid_is_measured_with_its_fit(protocol: str, tmp_path: Path, monk
     monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path))
     quick = replace(HybridConfig.quick(), dip=replace(DIPConfig.fast(3), runs=1), sample=SampleConfig(steps=2))
     single = {"prior": "single", "training": TrainConfig(channels=(8,), steps=1, batch=1)}
+    quick = replace(quick, consistency=protocol == "B")
     cell = Cell(
         "coffee", 32, 0, quick, "denoise_50" if protocol == "B" else None, **(single if protocol == "A" else {})
     )

@@ -654,7 +654,7 @@ def test_progress_in_batch_is_terse_text(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(experiment, "TELL_SECONDS", 0)
     cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
     outcomes = list(enumerate(cells))
-    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
+    assert list(experiment._announced(iter(outcomes), [1.0] * 3, "these")) == outcomes
     told = capsys.readouterr()
     lines = told.err.splitlines()
     assert [line.split(",")[0] for line in lines] == ["these: 1 of 3 cells", "these: 2 of 3 cells"]
@@ -676,7 +676,7 @@ def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     monkeypatch.setattr(tqdm.notebook, "tqdm", Bar)
     cells = [Cell("coffee", 32, seed, DIPConfig.fast(2)) for seed in range(3)]
     outcomes = list(enumerate(cells))
-    assert list(experiment._announced(iter(outcomes), 3, "these")) == outcomes
+    assert list(experiment._announced(iter(outcomes), [1.0] * 3, "these")) == outcomes
     (bar,) = bars
     assert (bar.n, bar.total, bar.desc) == (3, 3, "these")
     assert "cells, about" not in capsys.readouterr().err

@@ -1009,7 +1009,7 @@ def test_a_build_says_how_far_a_sweep_is(
 from dipddpm_lib import experiment
 experiment.TELL_SECONDS = 0
 print("a library's remark", file=sys.stderr)
-list(experiment._announced(enumerate(range(4)), 4, "grid"))"""
+list(experiment._announced(enumerate(range(4)), [1.0] * 4, "grid"))"""
     cell = v4.new_code_cell(sweep)
     nbformat.write(notebook("# 1 First", parameters("SIZE = 32"), cell), sources / "00_first.ipynb")
     assert run_build(sources, "--only", "00_first", "--no-pdf") == 0
