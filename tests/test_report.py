@@ -516,9 +516,12 @@ def test_a_run_is_recorded_with_its_commit(tmp_path: Path) -> None:
     (tmp_path / "notebooks" / "a.ipynb").write_text("2")
     assert execution.commit(tmp_path) == f"{head} and changes that are not committed"
     git("commit", "-qam", "second")
-    for part in execution.MADE_OF:  # the appendices read records, the page its style
-        changed = tmp_path / part.replace("*", "a")
-        changed = changed / "a" if "." not in changed.name else changed
+    made_of = ["dipddpm_lib/a.py", "notebooks/b.ipynb", "benchmarks/a.json"]  # the appendices read records
+    made_of += [
+        f"report/{name}" for name in ("a.py", "report.css", "page.js", "references.bib", "template/a", "fonts/a")
+    ]
+    for part in made_of:
+        changed = tmp_path / part
         changed.parent.mkdir(parents=True, exist_ok=True)
         changed.write_text("1")
         assert execution.commit(tmp_path).endswith("not committed"), part
