@@ -9,13 +9,14 @@ python benchmarks/controls.py    # writes controls.json, which Appendix C shows
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from handoff import SCHEDULE, SIGMAS, STEPS, coarse_share, measured
 from records import SIZE, arguments, fill
+from scipy import ndimage, optimize
 
 from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, priors
 from dipddpm_lib.ddpm import SampleConfig
@@ -41,10 +42,9 @@ def errors(own: Image, x_true: Image, generator: torch.Generator) -> dict[str, I
 
 
 def blurred(x: Image, sigma: float) -> Image:
-    """Under a Gaussian of sigma pixels, circular."""
-    fy, fx = (torch.fft.fftfreq(side, dtype=torch.float64) for side in x.shape[-2:])
-    transfer = torch.exp(-2 * (math.pi * sigma) ** 2 * (fy[:, None] ** 2 + fx[None] ** 2))
-    return torch.fft.ifft2(torch.fft.fft2(x.double()) * transfer).real.to(x.dtype)
+    """Under a Gaussian of sigma pixels, circular; `operators.Blur` ends where its kernel is as large as the image."""
+    spectrum = ndimage.fourier_gaussian(np.fft.fft2(x.double().numpy()), (0, 0, sigma, sigma))
+    return torch.from_numpy(np.fft.ifft2(spectrum).real).to(x.dtype)
 
 
 def blur_of(rmse: float, x_true: Image) -> float | None:
@@ -52,15 +52,10 @@ def blur_of(rmse: float, x_true: Image) -> float | None:
     require(rmse > 0, f"rmse: expected above 0, got {rmse}")
     low, high = 1e-3, float(max(x_true.shape[-2:]))
 
-    def off(sigma: float) -> float:
-        return float((blurred(x_true, sigma) - x_true).square().mean().sqrt())
+    def beyond(sigma: float) -> float:
+        return float((blurred(x_true, sigma) - x_true).square().mean().sqrt()) - rmse
 
-    if off(high) < rmse:
-        return None
-    for _ in range(50):  # in log sigma; the error rises with it
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if off(middle) > rmse else (middle, high)
-    return math.sqrt(low * high)
+    return float(optimize.brentq(beyond, low, high)) if beyond(high) >= 0 else None
 
 
 def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
