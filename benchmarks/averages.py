@@ -17,7 +17,7 @@ import torch
 from handoff import SCHEDULE, measured
 from records import SIZE, arguments, fill
 
-from dipddpm_lib import compute, ddpm, experiment, images, metrics, play, priors
+from dipddpm_lib import compute, ddpm, distribution, experiment, images, metrics, play, priors
 from dipddpm_lib.cells import Cell
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.hybrid import HybridConfig
@@ -51,8 +51,8 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
         return {
             "psnr": round(metrics.psnr(x, x_true), 3),
             "ssim": round(metrics.ssim(x, x_true), 4),
-            "swd": round(metrics.patch_swd(x, x_true, compute.generator(0, "swd")), 4),
-            "spectrum": round(metrics.spectral_distance(x, x_true), 2),
+            "swd": round(distribution.patch_swd(x, x_true, compute.generator(0, "swd")), 4),
+            "spectrum": round(distribution.spectral_distance(x, x_true), 2),
         }
 
     others = {

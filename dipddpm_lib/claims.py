@@ -183,18 +183,19 @@ def _dip_quality(e: Evidence) -> Finding:
 
 def _diverse(e: Evidence) -> Finding:
     d = e.number("generation", "diversity")
-    swd, corners, other, phases = (
-        e.number("generation", f"swd_{k}") for k in ("samples", "corners", "other", "phases")
-    )
-    # no two samples alike, and patches nearer to the photograph's own than to another photograph's
-    verdict: Verdict = "holds under conditions" if d > 0.2 and swd - corners < other - swd else "does not hold"
-    measured = f"patch SWD {swd:.3f} (the photograph's corners {corners:.3f}, another photograph {other:.3f}"
-    if verdict != "does not hold" and swd >= phases:  # the distance does not tell images from noise of their spectrum
-        verdict = "not decided"
-        measured += f", its own spectrum with phases at random, which is no image, {phases:.3f}"
+    near, measured = True, []
+    for kind, name in (("swd", "patch SWD"), ("detail", "detail SWD")):
+        ours, corners, other = (e.number("generation", f"{kind}_{of}") for of in ("samples", "corners", "other"))
+        near = near and ours - corners < other - ours  # to the photograph's own rather than to another's
+        measured.append(f"{name} {ours:.3f} (the photograph's corners {corners:.3f}, another photograph {other:.3f}")
+    verdict: Verdict = "holds under conditions" if d > 0.2 and near else "does not hold"  # no two samples alike
+    ours, phases = (e.number("generation", f"detail_{of}") for of in ("samples", "phases"))
+    if near and ours >= phases:  # edges and textures are no nearer than those of noise with the photograph's spectrum
+        verdict = "not decided" if d > 0.2 else verdict
+        measured[-1] += f", its own spectrum with phases at random, which is no image, {phases:.3f}"
     return verdict, (
-        f"diversity {d:.2f}, {measured}); only with a prior trained on crops: one trained on the whole target mostly "
-        "returns the target"
+        f"diversity {d:.2f}, {'), '.join(measured)}); only with a prior trained on crops: one trained on the whole "
+        "target mostly returns the target"
     )
 
 
