@@ -36,6 +36,7 @@ HARMFUL = "harmful-link"  # what the Markdown renderer makes of javascript: and 
 FRAMES_IN_PRINT = 4
 LONG_TABLE = 14  # rows; a longer table may break over two pages of the PDF
 WIDE = 2  # width over height of a row of pictures or panels
+SVG_SOURCE = re.compile(r'src="data:image/svg\+xml,[^"]*"')  # in which lxml writes each space as three characters
 SVG_BOX = re.compile(rb'<svg[^>]*viewBox=["\']0 0 ([\d.]+) ([\d.]+)["\']')
 
 
@@ -76,7 +77,8 @@ def assemble(
     link_headings(main)
     root.body.append(E.SCRIPT(script))
     root.xpath("//meta[@http-equiv='Content-Security-Policy']")[0].set("content", policy(script))
-    return html.tostring(root, encoding="unicode", doctype="<!DOCTYPE html>") + "\n", open_references
+    page = html.tostring(root, encoding="unicode", doctype="<!DOCTYPE html>") + "\n"
+    return SVG_SOURCE.sub(lambda source: source[0].replace("%20", " "), page), open_references
 
 
 def place(element: HtmlElement) -> str:
