@@ -1106,12 +1106,35 @@ def test_no_pdf_is_written_through_a_link(name: str, tmp_path: Path) -> None:
     browser.chmod(0o755)
     victim.write_text("mine")
     (tmp_path / name).symlink_to(victim)
+    (tmp_path / "index.html").write_text("<p>")
     with pytest.raises(BuildError, match="is a link, and the report writes nothing through links"):
         printing.print_pdf(tmp_path / "index.html", tmp_path / "report.pdf", str(browser))
     assert victim.read_text() == "mine"
     (tmp_path / name).unlink()
     printing.print_pdf(tmp_path / "index.html", tmp_path / "report.pdf", str(browser))
     assert (tmp_path / "report.pdf").read_text() == "%PDF-\n"
+
+
+def test_an_svg_keeps_its_spaces(render: Render) -> None:
+    """lxml writes each as %20, which made the page a tenth longer."""
+    source = "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 10 5'%3E%3C/svg%3E"
+    assert f'src="{source}"' in render("# 1 A", shows(figure("fig-a").replace(pixel(), source)))
+
+
+def test_what_is_printed_has_jpeg_for_webp_and_no_link_to_a_file() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 4), (200, 100, 50)).save(buffer, "WEBP", lossless=True)
+    webp = base64.b64encode(buffer.getvalue()).decode()
+    kept = '<a href="#c">d</a><a href="https://e/f">g</a><img src="data:image/'
+    found = printing.printable(f'<a href="notebooks/a.ipynb">b</a>{kept}webp;base64,{webp}">')
+    assert found.startswith(f"<a>b</a>{kept}jpeg;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(found.split("base64,")[1].split('"')[0]))) as picture:
+        assert (picture.format, picture.size) == ("JPEG", (8, 4))
+        assert max(abs(a - b) for a, b in zip(picture.getpixel((3, 2)), (200, 100, 50), strict=True)) <= 4
+
+
+def test_the_committed_pdf_names_no_place_of_a_machine() -> None:
+    assert b"file:" not in (REPORT / "report.pdf").read_bytes()
 
 
 PARAGRAPH = "A sentence of the usual length stands here and fills its line. " * 12
