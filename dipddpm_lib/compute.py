@@ -58,7 +58,7 @@ class Compute:
         return {"DIPDDPM_DEVICE": self.device, "DIPDDPM_DTYPE": self.dtype, "DIPDDPM_LAYOUT": layout}
 
     def float32(self) -> Compute:
-        """The same place in plain float32: the yardstick."""
+        """The same place in plain float32: the yardstick. On a GPU that was not asked for float32, with TF32."""
         return Compute(self.device, "float32", False, self.threads)
 
 
@@ -157,7 +157,7 @@ def _limits(table: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/
 
 @functools.cache
 def default() -> Compute:
-    """The decision for this machine: bf16 on a GPU, and on a CPU where a trial says that it wins.
+    """The decision for this machine: bf16 on a GPU (TF32 where a network stays float32), and on a CPU where it wins.
 
     DIPDDPM_DEVICE, DIPDDPM_DTYPE, DIPDDPM_LAYOUT and DIPDDPM_THREADS override it, each for itself.
     """
@@ -178,10 +178,12 @@ def default() -> Compute:
     require(asked.isdecimal() and int(asked) > 0, f"{variable}: expected a whole number above 0, got {asked!r}")
     threads = min(int(asked), available_cores())
     torch.set_num_threads(threads)
-    if device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     if not dtype:
         dtype = "bfloat16" if device == "cuda" or _bf16_wins() else "float32"
+    if device == "cuda":
+        # whoever asks for float32 gets it; products of matrices are the operators', which stay exact in any case
+        torch.backends.cudnn.allow_tf32 = dtype != "float32"
+        torch.backends.cuda.matmul.allow_tf32 = False
     return Compute(device, dtype, layout == "channels_last", threads)
 
 

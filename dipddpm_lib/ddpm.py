@@ -140,6 +140,11 @@ def train(
         "train: images of different sizes need a crop; set TrainConfig.crop",
     )
     require(
+        not config.flips or config.crop is not None or images[0].shape[-2] == images[0].shape[-1],
+        f"flips: expected square images, since some are turned by 90°, got {tuple(images[0].shape[-2:])}; set a crop, "
+        "or flips = False",
+    )
+    require(
         start is None or start.channels == config.channels,
         f"channels: expected {start and start.channels}, those of the weights to start from, got {config.channels}",
     )

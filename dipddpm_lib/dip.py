@@ -182,8 +182,8 @@ class Fit(Step):
 
     rmse_hat: the average's error in units of [-1, 1], estimated on held-out measurements, noise taken off; None
               without any. They see only what A shows. How much it hides the runs tell, by how far they disagree: the
-              estimate is the held-out error times ‖x̂_i − x̄‖/‖A(x̂_i − x̄)‖, pixels over held-out entries, each by
-              entry, and never below 1. One run alone leaves that factor at 1.
+              estimate is the held-out error times ‖x̂_i − x̄‖/‖A(x̂_i − x̄)‖, root mean squares over pixels and over
+              held-out entries, and never below 1. One run alone leaves that factor at 1.
     """
 
     rmse_hat: float | None = None
@@ -283,7 +283,7 @@ class Fitting(Iterator[Fit]):
             rmse_hat = self.measurement.rmse(residual, self.count)
             if config.runs > 1:
                 # sums of squares: Tensor.var over so few took as long as a network's whole iteration
-                shown = float((self.held * (seen - mean) ** 2).sum()) / self.count
+                shown = self.operator.parts * float((self.held * (seen - mean) ** 2).sum()) / self.count
                 apart = float(((estimates - x0_hat) ** 2).sum()) / x0_hat.numel()
                 # below 1 it would say that fitted entries are right: there the runs agree on the noise they fitted
                 rmse_hat *= max(1.0, math.sqrt(apart / max(shown, 1e-12)))

@@ -208,20 +208,25 @@ def reconstruct(
     schedule: NoiseSchedule,
     config: HybridConfig,
     generator: torch.Generator,
+    of_sample: torch.Generator | None = None,
 ) -> Iterator[Step]:
     """The start's steps at t = 0 (DIP's, unless `settle` knows better), then the reverse process from t_start.
 
-    The last step holds the result. Both halves draw from streams of their own, derived from `generator`.
+    The last step holds the result. Both halves draw from streams of their own: the start from `generator` and the
+    reverse process from `of_sample`, or without one both from streams derived from `generator`.
     """
     measurement.check_single("hybrid")
     check_generator(generator)
+    if of_sample is None:
+        seed = int(torch.randint(2**48, (), generator=generator))
+        generator, of_sample = (compute.generator(seed, stream) for stream in ("dip", "sample"))
+    check_generator(of_sample)
     config = settle(measurement, config)
     if config.t_start is not None:  # what does not fit the schedule is refused before the fit, not after it
         schedule.check_t(config.t_start, "t_start")
     spacing(schedule, schedule.T, config.sample.steps, config.sample.spacing)
-    seed = int(torch.randint(2**48, (), generator=generator))
     fit: Fit | None = None
-    for fit in begin(measurement, config, compute.generator(seed, "dip")):
+    for fit in begin(measurement, config, generator):
         yield fit
     assert fit is not None  # DIPConfig holds at least one iteration
-    yield from denoise(fit, measurement, denoiser, schedule, config, compute.generator(seed, "sample"))
+    yield from denoise(fit, measurement, denoiser, schedule, config, of_sample)

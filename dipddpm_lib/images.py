@@ -12,7 +12,7 @@ import numpy as np
 import skimage
 import torch
 from jaxtyping import Float
-from PIL import ExifTags, UnidentifiedImageError
+from PIL import ExifTags, TiffImagePlugin, UnidentifiedImageError
 from PIL import Image as PIL_Image
 from torch import Tensor
 
@@ -74,7 +74,8 @@ def photographs() -> tuple[str, ...]:
 def load(source: str | os.PathLike[str], size: Size | None = None) -> Image:
     """A bundled photograph's name, or the path of a PNG, JPEG, TIFF, WebP or BMP file, as (1, 3, h, w) in [-1, 1].
 
-    EXIF orientation is applied, alpha composited on white, 16-bit and float data scaled by their range.
+    EXIF orientation is applied, alpha composited on white. 16-bit data are scaled by the range of 16 bits; floats that
+    leave [0, 1] and integers of 32 bits that leave those of 16 are scaled to their own.
     size: a side for a square, or (height, width): the centre of that shape is cut out and resized with anti-aliasing.
     Raises InputError for anything that is not such an image.
 
@@ -135,7 +136,8 @@ def _load(path: Path, size: tuple[int, int] | None) -> Image:
             _check_pixels(path, (file.height, file.width), size)
             file.load()
             turn = TURNS.get(file.getexif().get(ExifTags.Base.Orientation, 1))
-            array = _to_unit_rgb(file if turn is None else file.transpose(turn), size, path)
+            signed = 2 in np.atleast_1d(getattr(file, "tag_v2", {}).get(TiffImagePlugin.SAMPLEFORMAT, 1))
+            array = _to_unit_rgb(file if turn is None else file.transpose(turn), size, path, signed)
     except InputError:
         raise
     except Exception as error:  # a decoder can fail in ways that nobody foresaw
@@ -166,19 +168,21 @@ def _check_pixels(path: Path, shape: tuple[int, int], size: tuple[int, int] | No
     )
 
 
-def _to_unit_rgb(file: PIL_Image.Image, size: tuple[int, int] | None, path: Path) -> np.ndarray:
-    """The part of an image in any of Pillow's modes that is resized to `size`, as (h, w, 3) float64 in [0, 1]."""
+def _to_unit_rgb(file: PIL_Image.Image, size: tuple[int, int] | None, path: Path, signed: bool) -> np.ndarray:
+    """The part of an image in any of Pillow's modes that is resized to `size`, as (h, w, 3) float64 in [0, 1].
+
+    signed: whether integers of 32 bits have a sign; Pillow reads them as if they had
+    """
     top, left, height, width = _centre((file.height, file.width), size)
     if file.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        grey = np.asarray(file, dtype=np.float64)
+        values = np.asarray(file)
+        grey = (values.view(np.uint32) if file.mode == "I" and not signed else values).astype(np.float64)
         require(bool(np.isfinite(grey).all()), f"image: {str(path)!r} holds NaN or infinite values; expected finite")
-        # integers are 16-bit; floats are in [0, 1] by convention and scaled to their own range otherwise
-        low, high = (grey.min(), grey.max()) if file.mode == "F" else (0, 65535)
-        grey = grey[top : top + height, left : left + width]
-        if file.mode != "F":
-            grey = (grey / 65535).clip(0, 1)
-        elif low < 0 or high > 1:
-            grey = (grey - low) / max(high - low, 1e-12)
+        # integers have 16 bits and floats lie in [0, 1], by convention; what leaves that is scaled to its own range
+        most = 1 if file.mode == "F" else 65535
+        low, high = grey.min(), grey.max()
+        low, high = (low, high) if low < 0 or high > most else (0, most)
+        grey = (grey[top : top + height, left : left + width] - low) / max(high - low, 1e-12)
         return np.repeat(grey[..., None], 3, axis=2)
     file = file.crop((left, top, left + width, top + height))
     if file.has_transparency_data:

@@ -32,8 +32,6 @@ def _check_size(x: Tensor, size: tuple[int, ...], name: str) -> None:
 class Identity(LinearOperator):
     """A x = x: denoising."""
 
-    support = torch.ones(1)
-
     def A(self, x: Tensor) -> Tensor:
         return x
 
@@ -70,14 +68,12 @@ class Inpainting(LinearOperator):
 class Downsampling(LinearOperator):
     """Means over factor × factor blocks; A Aᵀ = I/factor², so `prox` corrects each block's mean."""
 
-    support = torch.ones(1)
-
     def __init__(self, factor: int):
         require(
             isinstance(factor, int) and factor >= 2,
             f"Downsampling: expected a whole factor of 2 or more, got {factor!r}",
         )
-        self.factor = factor
+        self.factor, self.gain = factor, 1 / factor**2
 
     def A(self, x: Tensor) -> Tensor:
         require(
@@ -100,8 +96,6 @@ class Downsampling(LinearOperator):
 
 class Blur(LinearOperator):
     """Circular convolution with an odd-sided kernel (k, l); diagonal in Fourier space."""
-
-    support = torch.ones(1)
 
     def __init__(self, kernel: Tensor):
         check_tensor("Blur: the kernel", kernel)
@@ -192,6 +186,8 @@ class Fourier(LinearOperator):
     For real images Aᵀ A is diagonal in Fourier space, with the mean of m(k) and m(−k).
     """
 
+    parts = 2
+
     def __init__(self, mask: Tensor):
         self.mask = _check_mask(mask, "Fourier")
         self.support = self.mask[..., None]
@@ -236,10 +232,10 @@ def measure(operator: LinearOperator, x_true: Image, sigma_y: float, generator: 
 
 
 def pseudo_inverse(measurement: Measurement) -> Image:
-    """The image of least norm that agrees with y, as prox from 0 in the limit of small ρ."""
+    """The image of least norm that agrees with y, to one part in 10⁴: prox from 0 at a ρ that is small beside ‖A‖²."""
     y = measurement.y
     nothing = torch.zeros(*y.shape[:2], *measurement.image_size, dtype=y.dtype, device=y.device)
-    return measurement.operator.prox(nothing, y, 1e-4)
+    return measurement.operator.prox(nothing, y, 1e-4 * measurement.operator.gain)
 
 
 TASKS: dict[str, str] = {

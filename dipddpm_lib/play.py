@@ -306,30 +306,12 @@ def _steps(choice: Choice, y: Measurement, denoiser: Any, part: str = "") -> Ite
     if isinstance(config, DIPConfig):
         return dip.reconstruct(y, config, compute.generator(seed, f"dip{part}"))
     if isinstance(config, HybridConfig):
-        return _handed_over(config, y, denoiser, schedule, *(compute.generator(seed, f"{s}{part}") for s in DRAWS))
+        of_fit, of_sample = (compute.generator(seed, f"{stream}{part}") for stream in ("dip", "sample"))
+        return hybrid.reconstruct(y, denoiser, schedule, config, of_fit, of_sample)
     x_T = torch.randn(1, 3, *y.image_size, generator=compute.generator(seed, f"x_T{part}"))
     data = None if choice.task == CLEAN else y
     draw = compute.generator(seed, f"sample{part}")
     return ddpm.sample(denoiser, schedule, x_T, choice.T, config, draw, data)
-
-
-DRAWS = ("dip", "sample")  # the streams of the fit and of the reverse process
-
-
-def _handed_over(
-    config: HybridConfig,
-    y: Measurement,
-    denoiser: Any,
-    schedule: NoiseSchedule,
-    of_fit: torch.Generator,
-    of_sample: torch.Generator,
-) -> Iterator[Step]:
-    """`hybrid.reconstruct`, but for the draws."""
-    config, fit = hybrid.settle(y, config), None
-    for fit in hybrid.begin(y, config, of_fit):
-        yield fit
-    assert fit is not None  # there is at least one iteration
-    yield from hybrid.denoise(fit, y, denoiser, schedule, config, of_sample)
 
 
 def _tile(choice: Choice, y: Measurement, part: Image, index: int, denoiser: Any) -> Iterator[Image]:

@@ -57,10 +57,22 @@ def training_images(fold: Fold, generator: torch.Generator, more: Sequence[Path]
 
     more: further photographs that both folds train on
     """
-    sources: tuple[str | Path, ...] = (*training_names(fold), *more)
+    sources = _sources(fold, more).values()
     with ThreadPoolExecutor(compute.available_cores()) as pool:
         out = [image for scales in pool.map(at_scales, sources) for image in scales]
     return out + [dead_leaves(128, out, generator) for _ in range(len(sources) // 4)]
+
+
+def _sources(fold: Fold, more: Sequence[Path]) -> dict[str, str | Path]:
+    """All that a fold's prior is trained on, by the name under which its file will know it."""
+    sources: dict[str, str | Path] = {name: name for name in training_names(fold)}
+    for path in more:
+        require(
+            path.name not in sources,
+            f"more: expected files of different names, none a bundled photograph's, got {path.name!r} twice; rename it",
+        )
+        sources[path.name] = path
+    return sources
 
 
 def at_scales(source: str | Path) -> list[Image]:
@@ -105,8 +117,7 @@ def save(
     """
     tensors = {f"weights.{k}": v.detach().cpu().half().contiguous() for k, v in denoiser.state_dict().items()}
     digests = {}
-    sources = {name: name for name in training_names(fold)} | {path.name: path for path in more}
-    for name, source in sources.items():
+    for name, source in _sources(fold, more).items():
         photograph = images.load(source)
         digests[name] = images.digest(photograph)
         tensors[f"thumb.{name}"] = torch.from_numpy((_thumb(photograph) * 255).round().astype(np.uint8))

@@ -128,6 +128,8 @@ class LinearOperator(ABC):
     """
 
     support: Tensor = torch.ones(1)
+    gain: float = 1.0  # ‖A‖², about
+    parts: int = 1  # numbers of y that share the variance of one pixel: two where its entries are complex
 
     @abstractmethod
     def A(self, x: Tensor) -> Tensor:
@@ -199,12 +201,12 @@ class Measurement:
         require(count == 1, f"{what}: expected one image, got {count}; restore them one after the other")
 
     def rmse(self, mse: float, count: int) -> float:
-        """The RMSE behind a mean square error on `count` entries of y: their noise taken off.
+        """The RMSE, a pixel's, behind a mean square error on `count` numbers of y: their noise taken off.
 
         It is no less than its own standard error, since a mean of `count` squares varies by √(2/count).
         """
         least = mse * math.sqrt(2 / count) if self.sigma_y > 0 else 0.0
-        return math.sqrt(max(mse - self.sigma_y**2, least))
+        return math.sqrt(self.operator.parts * max(mse - self.sigma_y**2, least))
 
 
 @runtime_checkable

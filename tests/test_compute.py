@@ -125,6 +125,23 @@ def test_a_gpu_is_taken_where_there_is_one(
     assert (chosen.device, chosen.dtype, chosen.channels_last) == ("cuda", "bfloat16", True)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", ""])
+def test_whoever_asks_a_gpu_for_float32_gets_it(
+    dtype: str, decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TF32 keeps 10 bits of 23; operators, which multiply matrices, never take it."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    of_products, of_convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = of_products.allow_tf32, of_convolutions.allow_tf32
+    of_products.allow_tf32 = True
+    try:
+        decide(DIPDDPM_DTYPE=dtype)
+        assert of_convolutions.allow_tf32 == (dtype != "float32")
+        assert not of_products.allow_tf32
+    finally:
+        of_products.allow_tf32, of_convolutions.allow_tf32 = before
+
+
 @pytest.mark.parametrize(
     ("capability", "flags", "dtype"),
     [

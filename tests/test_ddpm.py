@@ -653,6 +653,7 @@ def test_augmentation_only_moves_pixels_and_permutes_channels() -> None:
         ([picture(16)], TrainConfig(crop=17), "at most 16"),
         ([picture(32), picture(16)], TrainConfig(crop=24), "at most 16"),
         ([picture(16), picture(24)], TrainConfig(), "need a crop"),
+        ([picture(16)[..., :8]], TrainConfig(flips=True), "square images"),
     ],
 )
 def test_images_that_cannot_be_trained_on_are_refused(pictures: list[Tensor], config: TrainConfig, words: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from dataclasses import replace
 
@@ -305,6 +306,26 @@ def test_the_runs_tell_how_much_the_measurement_hides() -> None:
     assert estimates[1, _Dimmed] == pytest.approx(estimates[1, operators.Identity] / 2, rel=0.15)
     # two runs share what held-out pixels show worst, so their factor is below 2, but well above 1
     assert 0.6 < estimates[2, _Dimmed] / estimates[2, operators.Identity] < 1.15
+
+
+class _EachAlone(operators.Fourier):
+    """As if real and imaginary part were coefficients of their own."""
+
+    parts = 1
+
+
+def test_one_run_counts_real_and_imaginary_part_together() -> None:
+    """They share a coefficient's variance. Of two runs the disagreement may tell so by itself."""
+    x = images.load("coffee", 32)
+    for runs, least in ((1, math.sqrt(2)), (2, 1.0)):
+        config = replace(DIPConfig.fast(20), runs=runs, held_out=0.1, stop="none")
+        found = []
+        for kind in (operators.Fourier, _EachAlone):
+            operator = kind(torch.ones(32, 32))
+            y = operators.measure(operator, x, 0.0, compute.generator(0, "n"))
+            *_, last = dip.reconstruct(y, config, compute.generator(0, "dip"))
+            found.append(last.rmse_hat)
+        assert least * (1 - 1e-6) <= found[0] / found[1] <= math.sqrt(2) * (1 + 1e-6), runs
 
 
 def test_the_stop_waits_for_half_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,9 @@ def test_reconstruct_is_its_two_halves() -> None:
     *_, fit = dip.reconstruct(y, FIT, compute.generator(seed, "dip"))
     *_, half = hybrid.denoise(fit, y, PRIOR, SCHEDULE, CONFIG, compute.generator(seed, "sample"))
     torch.testing.assert_close(whole.x0_hat, half.x0_hat, rtol=0, atol=0)
+    of_fit, of_sample = (compute.generator(seed, stream) for stream in ("dip", "sample"))
+    *_, given = hybrid.reconstruct(y, PRIOR, SCHEDULE, CONFIG, of_fit, of_sample)
+    torch.testing.assert_close(given.x0_hat, half.x0_hat, rtol=0, atol=0)
 
 
 def test_steps_run_on_through_both_halves() -> None:

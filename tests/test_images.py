@@ -255,6 +255,26 @@ def test_float_tiff_in_the_unit_range_is_taken_as_it_is_and_any_other_by_its_own
     assert torch.isfinite(images.load(tmp_path / "x.tif")).all(), "one value has no range to divide by"
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(np.uint32, 2**32 - 1), (np.int32, 2**31 - 1), (np.uint32, 65535)])
+@pytest.mark.parametrize("least", [0, 20_000])
+def test_a_32_bit_tiff_is_scaled_by_16_bits_or_by_its_own_range(
+    tmp_path: Path, dtype: type[np.integer], most: int, least: int
+) -> None:
+    grey = np.random.default_rng(0).integers(least, most, (20, 21), dtype=dtype)
+    grey[0, :2] = least, most
+    tifffile.imwrite(tmp_path / "x.tif", grey)
+    low, high = (0, 65535) if most == 65535 else (least, most)
+    expected = 2 * (grey.astype(float) - low) / (high - low) - 1
+    assert np.abs(images.load(tmp_path / "x.tif")[0, 0].numpy() - expected).max() <= FLOAT32
+
+
+def test_a_signed_32_bit_tiff_keeps_what_is_below_0(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(-500, 500, (20, 21), dtype=np.int32)
+    grey[0, :2] = -500, 500
+    tifffile.imwrite(tmp_path / "x.tif", grey)
+    assert np.abs(images.load(tmp_path / "x.tif")[0, 0].numpy() - grey / 500).max() <= 2 * FLOAT32
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_a_float_tiff_with_a_hole_in_it_is_refused(tmp_path: Path, value: float) -> None:
     grey = np.full((20, 20), 0.5, np.float32)

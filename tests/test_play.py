@@ -119,7 +119,7 @@ def test_a_run_is_the_librarys() -> None:
     config = choice.config()
     assert isinstance(config, HybridConfig)
     config = hybrid.settle(y, config)
-    of_fit, of_sample = (compute.generator(4, stream) for stream in play.DRAWS)
+    of_fit, of_sample = (compute.generator(4, stream) for stream in ("dip", "sample"))
     *_, fit = hybrid.begin(y, config, of_fit)
     *_, out = hybrid.denoise(fit, y, priors.load(x), NoiseSchedule.cosine(1000), config, of_sample)
     assert torch.equal(last.x0_hat, out.x0_hat)

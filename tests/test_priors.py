@@ -246,6 +246,15 @@ def test_further_photographs_are_trained_on_and_remembered(tmp_path: Path) -> No
     assert priors.similarity(images.load("coffee", 64), tensors["thumb.mine.png"].numpy() / 255.0) > priors.SEEN
 
 
+@pytest.mark.parametrize("name", ["mine.png", "brick"])
+def test_two_photographs_of_one_name_are_refused_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+    """A weights file knows its photographs by name: of two of one name it would forget the first."""
+    (tmp_path / "other").mkdir()
+    paths = [tmp_path / name, tmp_path / "other" / name]
+    with pytest.raises(InputError, match=f"got '{name}' twice"):
+        priors.training_images(1, compute.generator(0, "images"), paths)
+
+
 @pytest.mark.parametrize("name", images.photographs())
 def test_a_renamed_file_is_refused_where_it_was_trained_on(name: str, tmp_path: Path) -> None:
     path = tmp_path / "my own holiday.png"
