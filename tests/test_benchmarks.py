@@ -40,6 +40,7 @@ from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.hybrid import HybridConfig
+from dipddpm_lib.priors import GaussianPrior
 from dipddpm_lib.types import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,7 @@ import averages
 import bench
 import controls
 import couplings
+import estimates
 import from_noise
 import handoff
 import holes
@@ -461,6 +463,68 @@ def test_a_row_of_controls_hands_over_what_it_says(monkeypatch: pytest.MonkeyPat
     )
     assert found["errors"]["DIP's own"]["after"] == [pytest.approx(metrics.psnr(out.x0_hat, x_true), abs=0.01)]
     assert all(len(kind["after"]) == 1 for kind in found["errors"].values())
+
+
+# ---- estimates of a fit's error
+
+
+@pytest.mark.parametrize("degradation", ["denoise_50", "inpaint_50", "fourier_x4"])
+def test_a_row_of_estimates_holds_the_truth_and_what_the_hand_off_makes_of_it(
+    degradation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit = replace(DIPConfig.fast(40), filters=(8, 8), skip=4, in_channels=8, runs=2, held_out=0.1)
+    for module in (handoff, estimates):
+        monkeypatch.setattr(module, "SIZE", 32)
+    monkeypatch.setattr(estimates, "FIT", fit)
+    monkeypatch.setattr(estimates, "SIGMAS", (0.3,))
+    found = estimates.row("coffee", degradation, 0)
+    x_true = images.load("coffee", 32)
+    m = handoff.measured(x_true, degradation, 0)
+    *_, last = dip.reconstruct(m, fit, compute.generator(0, "dip"))
+    kept = found["estimates"]
+    assert tuple(kept) == estimates.KINDS
+    assert kept[estimates.KINDS[0]] == last.rmse_hat
+    assert found["rmse"] == pytest.approx(metrics.rmse_of(metrics.psnr(last.x0_hat, x_true)), rel=1e-5)
+    # the fit's own is the held-out error times a factor of 1 or more
+    assert kept[estimates.KINDS[0]] >= kept["held out"] * (1 - 1e-4)
+    assert (kept["SURE"] is None) == (degradation != "denoise_50")
+    assert all(value is None or 0 < value < 2 for value in kept.values())
+    t = handoff.SCHEDULE.t_at_sigma(0.3)
+    start = hybrid.hand_off(last.x0_hat, handoff.SCHEDULE, t)
+    draw = compute.generator(0, "sample")
+    *_, out = ddpm.sample(priors.load(x_true), handoff.SCHEDULE, start, t, estimates.SAMPLE, draw, m)
+    assert found["after"] == [pytest.approx(metrics.psnr(out.x0_hat, x_true), abs=0.01)]
+    draw = compute.generator(0, "sample")
+    noisy = handoff.SCHEDULE.q_sample(last.x0_hat, t, torch.randn(last.x0_hat.shape, generator=draw))
+    *_, out = ddpm.sample(priors.load(x_true), handoff.SCHEDULE, noisy, t, estimates.SAMPLE, draw, m)
+    assert found["renoised"] == [pytest.approx(metrics.psnr(out.x0_hat, x_true), abs=0.01)]
+
+
+def test_the_denoisers_residual_settles_where_the_oracles_does() -> None:
+    """D(x) = P/(P + σ²) x of white images takes off σ²/(P + σ²) of noise s: σ² − sσ + P = 0, the upper root."""
+    power, draw = 0.01, compute.generator(0, "n")
+    prior = GaussianPrior(torch.full((32, 32), power, dtype=torch.float64))
+    x = 0.3 * torch.randn(1, 3, 32, 32, generator=draw)
+    s = float(x.square().mean().sqrt())
+    expected = (s + math.sqrt(s**2 - 4 * power)) / 2
+    assert estimates.of_residual(x, prior) == pytest.approx(expected, rel=1e-4)
+    blind = lambda x_t, sigma: 0 * x_t  # noqa: E731 (all of it is noise)
+    assert estimates.of_residual(x, blind) == pytest.approx(s, rel=1e-6)
+
+
+def test_sure_knows_the_error_of_a_linear_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shrinking y by a: the error is (1 − a)² mean x² + a² σ², which Stein's estimate comes to without x."""
+    a, sigma = 0.7, 0.4
+    shrink = lambda m, config, generator: iter([dip.Fit(9, 0, a * m.y, a * m.y)])  # noqa: E731
+    monkeypatch.setattr(dip, "reconstruct", shrink)
+    x = images.load("coffee", 64)
+    m = operators.measure(operators.Identity(), x, sigma, compute.generator(0, "n"))
+    (fit,) = dip.reconstruct(m, estimates.FIT, compute.generator(0, "dip"))
+    found = estimates.of_sure(m, fit, 0)
+    true = float((fit.x0_hat - x).square().mean())
+    # the mean of n squares of noise varies by σ² √(2/n), the divergence by a √(2/n)
+    assert found is not None
+    assert abs(found**2 - true) <= 5 * sigma**2 * (2 / x.numel()) ** 0.5 * (1 + 2 * a + 2 * a * float(x.std()) / sigma)
 
 
 # ---- large holes, by other networks
