@@ -127,6 +127,16 @@ def settings(count: int, iterations: int) -> list[DIPConfig]:
     return out
 
 
+def _searched(config: DIPConfig) -> dict[str, Any]:
+    return {name: asdict(config)[name] for name in LIGHT | SCHEDULE}
+
+
+def _of(fit: dict[str, Any], config: DIPConfig) -> bool:
+    """Whether a fit of the record is one of this configuration."""
+    own = json.loads(json.dumps(_searched(config)))
+    return {name: fit[name] for name in own} == own
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fits", type=int, default=STAGES[-1][0] * len(PHOTOGRAPHS))
@@ -145,7 +155,13 @@ def main() -> None:
     drawn = settings(-(-arguments.fits // len(PHOTOGRAPHS)), record["iterations"])
     record["chosen"] = CHOSEN
     fast = replace(DIPConfig.fast(), iterations=record["iterations"], stop="none", held_out=0.0)
-    for seed, config in [(CHOSEN, fast), *enumerate(drawn, start=100)]:
+    asked = {CHOSEN: fast, **dict(enumerate(drawn, start=100))}
+    others = [fit["seed"] for fit in record["fits"] if fit["seed"] in asked and not _of(fit, asked[fit["seed"]])]
+    if others:
+        parser.error(
+            f"{arguments.output} has fits of other settings (seed {others[0]}); fill it anew, or give --output"
+        )
+    for seed, config in asked.items():
         for photograph in PHOTOGRAPHS:
             if (photograph, seed) in done:
                 continue
@@ -154,7 +170,7 @@ def main() -> None:
                 {
                     "image": photograph,
                     "seed": seed,
-                    **{name: asdict(config)[name] for name in LIGHT | SCHEDULE},
+                    **_searched(config),
                     "parameters": result.extra["parameters"],
                     "ms": 1e3 * result.seconds["fit"] / record["iterations"],
                     "trace": [[i, round(psnr, 3)] for i, _, psnr, _ in result.trace],

@@ -174,11 +174,23 @@ def test_the_search_draws_the_same_settings_again_and_none_that_is_scored() -> N
     assert {fit["image"] for fit in record("search")} == set(search.PHOTOGRAPHS)
     fast = DIPConfig.fast()
     drawn = {search.CHOSEN: fast, **dict(enumerate(search.settings(search.STAGES[-1][0], 450), start=100))}
-    for fit in record("search"):
-        setting = asdict(drawn[fit["seed"]])
-        for name in search.LIGHT | search.SCHEDULE:
-            assert fit[name] == (list(setting[name]) if name == "filters" else setting[name]), (fit["seed"], name)
+    assert all(search._of(fit, drawn[fit["seed"]]) for fit in record("search"))
     assert min(fit["seed"] for fit in record("search")) >= 100
+
+
+def test_a_search_goes_on_with_fits_of_its_own_settings_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(search.experiment, "run", lambda cell: pytest.fail("nothing may be computed"))
+    kept = json.loads((BENCHMARKS / "search.json").read_text())
+    kept["fits"][-1]["lr"] *= 2
+    path = tmp_path / "search.json"
+    path.write_text(json.dumps(kept))
+    monkeypatch.setattr(sys, "argv", ["search.py", "--output", str(path)])
+    with pytest.raises(SystemExit):
+        search.main()
+    assert f"fits of other settings (seed {kept['fits'][-1]['seed']})" in capsys.readouterr().err
+    assert json.loads(path.read_text()) == kept
 
 
 @pytest.mark.slow
