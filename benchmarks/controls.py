@@ -18,7 +18,7 @@ from handoff import SCHEDULE, SIGMAS, STEPS, coarse_share, measured
 from records import SIZE, arguments, fill
 from scipy import ndimage, optimize
 
-from dipddpm_lib import compute, ddpm, dip, hybrid, images, metrics, priors
+from dipddpm_lib import compute, ddpm, dip, distribution, hybrid, images, metrics, priors
 from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import Image, require
@@ -32,10 +32,7 @@ def errors(own: Image, x_true: Image, generator: torch.Generator) -> dict[str, I
     """By `KINDS`: DIP's error and three of its RMSE; without the blur's where no blur is as far from the target."""
     rmse = own.square().mean().sqrt()
     noise = torch.randn(own.shape, generator=generator)
-    phase = torch.fft.fft2(noise[:, :1])
-    phase[..., 0, 0] = 1  # the error's mean stays
-    shuffled = torch.fft.ifft2(torch.fft.fft2(own) * phase / phase.abs()).real
-    found = {"DIP's own": own, "its spectrum, phases at random": shuffled}
+    found = {"DIP's own": own, "its spectrum, phases at random": distribution.phases_at_random(own, noise)}
     if (sigma := blur_of(float(rmse), x_true)) is not None:
         found["a blur's"] = blurred(x_true, sigma) - x_true
     return found | {"white": noise * (rmse / noise.square().mean().sqrt())}

@@ -1,7 +1,8 @@
-"""How well a fit's error can be known without the target, by four kinds of estimate, and what each is worth.
+"""How well a fit's error can be known without the target, by five kinds of estimate, and what each is worth.
 
-An estimate is worth what the hand-off makes of it: σ at the hand-off is a factor times it, so with each fit's estimates
-stands its PSNR after one hand-off by σ, calibrated and renoised.
+An estimate is worth what the hand-off makes of it: σ at the hand-off is a factor times it. So with the estimates of a
+fit stands its PSNR after one hand-off by σ, calibrated and renoised, from levels well below those of the other searches:
+what is renoised may need no more noise than the start's own error. Both go on by deterministic steps.
 
 python benchmarks/estimates.py    # writes estimates.json, which Appendix C shows
 """
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from handoff import SCHEDULE, SIGMAS, STEPS, measured
+from handoff import SCHEDULE, STEPS, measured
 from records import SIZE, arguments, fill
 from torch import Tensor
 
@@ -26,8 +27,10 @@ from dipddpm_lib.types import Denoiser, Image, Measurement
 
 FIT = HybridConfig().dip
 SAMPLE = SampleConfig(steps=STEPS)
+SIGMAS = (0.03, 0.06, 0.1, 0.2, 0.4, 0.65, 0.9, 1.3, 2.0, 3.0)
 CALLS = 12  # of the denoiser, to find the noise level that its own residual has
-KINDS = ("held out, and how far two fits differ", "held out", "how far two fits differ", "denoiser's residual", "SURE")
+PROBES = 2  # of SURE's divergence, each one more fit
+KINDS = ("in use", "held-out error", "disagreement of the networks", "denoiser's residual", "SURE")
 
 
 def _rms(x: Tensor) -> float:
@@ -40,34 +43,49 @@ def of_held_out(fitting: Fitting, fit: Fit) -> float:
     return fitting.measurement.rmse(float(squares.sum()) / fitting.count, fitting.count)
 
 
-def of_disagreement(fitting: Fitting) -> float:
-    """The error of the fits' mean, were their errors independent."""
-    apart = fitting.averages / (1 - fitting.unseen)
-    return _rms(apart - apart.mean(0, keepdim=True)) / math.sqrt(len(apart) - 1)
+def of_disagreement(estimates: Image) -> float:
+    """The error of the mean of several estimates (n, 3, h, w), were their errors independent."""
+    return _rms(estimates - estimates.mean(0, keepdim=True)) / math.sqrt(len(estimates) - 1)
 
 
-def of_residual(x0_hat: Image, denoiser: Denoiser) -> float:
+def of_residual(x0_hat: Image, denoiser: Denoiser) -> tuple[float, float]:
     """The σ at which the denoiser takes off as much as it is told there is (Kadkhodaie and Simoncelli 2021).
 
-    Theirs is told nothing; ours is asked again with what it took off, from σ = 1 down.
+    Theirs is told nothing; ours is asked again with what it took off, from σ = 1 down. With it how much the last time
+    changed it, as a share.
     """
-    sigma = 1.0
+    sigma = before = 1.0
     for _ in range(CALLS):
-        sigma = max(1e-3, _rms(x0_hat - ddpm.denoise_once(denoiser, x0_hat, sigma)))
-    return sigma
+        before, sigma = sigma, max(1e-3, _rms(x0_hat - ddpm.denoise_once(denoiser, x0_hat, sigma)))
+    return sigma, abs(sigma / before - 1)
 
 
-def of_sure(m: Measurement, fit: Fit, seed: int) -> float | None:
-    """Stein's unbiased risk estimate under white noise, its divergence by one more fit (Ramani et al. 2008)."""
+def of_sure(m: Measurement, fit: Fit, seed: int) -> list[float]:
+    """Stein's unbiased risk estimate of a fit under white noise, by each probe (Ramani et al. 2008).
+
+    The divergence is how far the fit moves with y, so each probe is a fit of as many iterations: where the stop would
+    come then is left out of it. Empty where there is no white noise on an image, and for a fit that collapsed, whose
+    result is an earlier one.
+    """
     if not isinstance(m.operator, operators.Identity):
-        return None
+        return []
+    epsilon, risks = 0.1 * m.sigma_y, []
+    again = _moved(m, fit, seed, torch.zeros_like(m.y))
+    if not torch.equal(again, fit.x0_hat):
+        return []
+    for probe in range(PROBES):
+        b = torch.randn(m.y.shape, generator=compute.generator(seed, f"sure {probe}"))
+        moved = _moved(m, fit, seed, epsilon * b)
+        divergence = float((b * (moved - fit.x0_hat)).mean()) / epsilon
+        risks.append(_rms(fit.x0_hat - m.y) ** 2 - m.sigma_y**2 + 2 * m.sigma_y**2 * divergence)
+    return [math.sqrt(max(risk, 1e-6)) for risk in risks]
+
+
+def _moved(m: Measurement, fit: Fit, seed: int, by: Tensor) -> Image:
+    """The same fit to a y that is a little off."""
     same = replace(FIT, stop="none", iterations=fit.index + 1)
-    b = torch.randn(m.y.shape, generator=compute.generator(seed, "sure"))
-    epsilon = 0.1 * m.sigma_y
-    *_, moved = dip.reconstruct(replace(m, y=m.y + epsilon * b), same, compute.generator(seed, "dip"))
-    divergence = float((b * (moved.x0_hat - fit.x0_hat)).mean()) / epsilon
-    risk = _rms(fit.x0_hat - m.y) ** 2 - m.sigma_y**2 + 2 * m.sigma_y**2 * divergence
-    return math.sqrt(max(risk, 1e-6))
+    *_, last = dip.reconstruct(replace(m, y=m.y + by), same, compute.generator(seed, "dip"))
+    return last.x0_hat
 
 
 def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
@@ -77,13 +95,11 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
     denoiser = priors.load(x_true)
     fitting = dip.reconstruct(m, FIT, compute.generator(seed, "dip"))
     *_, fit = fitting
-    estimates = (
-        fit.rmse_hat,
-        of_held_out(fitting, fit),
-        of_disagreement(fitting),
-        of_residual(fit.x0_hat, denoiser),
-        of_sure(m, fit, seed),
-    )
+    of_each = fitting.averages / (1 - fitting.unseen)
+    residual, last_change = of_residual(fit.x0_hat, denoiser)
+    risks = of_sure(m, fit, seed)
+    sure = math.sqrt(sum(risk**2 for risk in risks) / len(risks)) if risks else None
+    found = (fit.rmse_hat, of_held_out(fitting, fit), of_disagreement(of_each), residual, sure)
 
     def after(kind: HandOff) -> list[float]:
         scores = []
@@ -96,13 +112,13 @@ def row(image: str, degradation: str, seed: int) -> dict[str, Any]:
 
     where = {"image": image, "degradation": degradation, "seed": seed}
     truth = {"psnr": round(metrics.psnr(fit.x0_hat, x_true), 3), "rmse": _rms(fit.x0_hat - x_true)}
-    curves = {"after": after("calibrated"), "renoised": after("renoise")}
-    return {**where, **truth, "estimates": dict(zip(KINDS, estimates, strict=True)), **curves}
+    checks = {"estimates": dict(zip(KINDS, found, strict=True)), "last_change": last_change, "probes": risks}
+    return {**where, **truth, **checks, "calibrated": after("calibrated"), "renoised": after("renoise")}
 
 
 def main() -> None:
     options = arguments(__doc__, "estimates").parse_args()
-    fill(row, Path(__file__), options, {"sigmas": SIGMAS, "steps": STEPS, "calls": CALLS})
+    fill(row, Path(__file__), options, {"sigmas": SIGMAS, "steps": STEPS, "calls": CALLS, "probes": PROBES})
 
 
 if __name__ == "__main__":

@@ -131,10 +131,10 @@ def _searched(config: DIPConfig) -> dict[str, Any]:
     return {name: asdict(config)[name] for name in LIGHT | SCHEDULE}
 
 
-def _of(fit: dict[str, Any], config: DIPConfig) -> bool:
+def _has_settings(fit: dict[str, Any], config: DIPConfig) -> bool:
     """Whether a fit of the record is one of this configuration."""
     own = json.loads(json.dumps(_searched(config)))
-    return {name: fit[name] for name in own} == own
+    return {name: fit.get(name) for name in own} == own
 
 
 def main() -> None:
@@ -156,7 +156,9 @@ def main() -> None:
     record["chosen"] = CHOSEN
     fast = replace(DIPConfig.fast(), iterations=record["iterations"], stop="none", held_out=0.0)
     asked = {CHOSEN: fast, **dict(enumerate(drawn, start=100))}
-    others = [fit["seed"] for fit in record["fits"] if fit["seed"] in asked and not _of(fit, asked[fit["seed"]])]
+    others = [
+        fit["seed"] for fit in record["fits"] if fit["seed"] in asked and not _has_settings(fit, asked[fit["seed"]])
+    ]
     if others:
         parser.error(
             f"{arguments.output} has fits of other settings (seed {others[0]}); fill it anew, or give --output"

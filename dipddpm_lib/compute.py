@@ -24,7 +24,8 @@ from .types import require
 Network = TypeVar("Network", bound=torch.nn.Module)
 Value = TypeVar("Value")
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+"""tf32 is a GPU's: float32 whose convolutions round their factors to 10 bits."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Compute:
         return {"DIPDDPM_DEVICE": self.device, "DIPDDPM_DTYPE": self.dtype, "DIPDDPM_LAYOUT": layout}
 
     def float32(self) -> Compute:
-        """The same place in plain float32: the yardstick. On a GPU that was not asked for float32, with TF32."""
+        """The same place in plain float32: the yardstick (with TF32 where that was asked for)."""
         return Compute(self.device, "float32", False, self.threads)
 
 
@@ -157,7 +158,7 @@ def _limits(table: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/
 
 @functools.cache
 def default() -> Compute:
-    """The decision for this machine: bf16 on a GPU (TF32 where a network stays float32), and on a CPU where it wins.
+    """The decision for this machine: bf16 on a GPU, and on a CPU where a trial says that it wins.
 
     DIPDDPM_DEVICE, DIPDDPM_DTYPE, DIPDDPM_LAYOUT and DIPDDPM_THREADS override it, each for itself.
     """
@@ -173,6 +174,9 @@ def default() -> Compute:
     )
     dtype = os.environ.get("DIPDDPM_DTYPE") or ""
     require(not dtype or dtype in DTYPES, f"DIPDDPM_DTYPE: expected one of {', '.join(DTYPES)}, got {dtype!r}")
+    require(
+        dtype != "tf32" or device == "cuda", "DIPDDPM_DTYPE: tf32 is a GPU's; expected float32 or bfloat16 on a CPU"
+    )
     variable = "DIPDDPM_THREADS" if os.environ.get("DIPDDPM_THREADS") else "OMP_NUM_THREADS"
     asked = (os.environ.get(variable) or str(available_cores())).split(",")[0]  # OpenMP's may name nested levels
     require(asked.isdecimal() and int(asked) > 0, f"{variable}: expected a whole number above 0, got {asked!r}")
@@ -181,8 +185,8 @@ def default() -> Compute:
     if not dtype:
         dtype = "bfloat16" if device == "cuda" or _bf16_wins() else "float32"
     if device == "cuda":
-        # whoever asks for float32 gets it; products of matrices are the operators', which stay exact in any case
-        torch.backends.cudnn.allow_tf32 = dtype != "float32"
+        # PyTorch's convolutions take TF32 unasked; the operators' transforms are matrix products, and never do
+        torch.backends.cudnn.allow_tf32 = dtype == "tf32"
         torch.backends.cuda.matmul.allow_tf32 = False
     return Compute(device, dtype, layout == "channels_last", threads)
 

@@ -1,4 +1,4 @@
-"""How alike collections of images are, and how varied one is: no pixel is compared with the one in its place."""
+"""How alike collections of images are, and how varied one is, whatever stands where in each image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from .types import Image, require
 
 Several = Float[Tensor, "n 3 h w"]  # of the same size as the others, but of another number
-SIDE, PROJECTIONS, SCALES = 7, 128, 3  # as Karras et al. 2018, §5, who have 512 directions of thousands of images
+SIDE, PROJECTIONS, SCALES = 7, 128, 3  # the side is that of Karras et al. 2018, §5
 
 
 def _patches(x: Image) -> Float[Tensor, "n d"]:
@@ -58,9 +58,10 @@ def patch_swd(x: Image, y: Several, generator: torch.Generator) -> float:
 def detail_swd(x: Image, y: Several, generator: torch.Generator) -> float:
     """The same for what each scale adds to the one below it, in units of its standard deviation in y.
 
-    So did Karras et al. 2018, §5, on a Laplacian pyramid, but that they bring x to the standard deviation of y first,
-    and a lack of contrast goes unseen. What is smooth, colour above all, is taken off, and every scale counts alike:
-    edges and textures remain, whose detail has longer tails than that of a Gaussian image of the same spectrum.
+    After Karras et al. 2018, §5, who compare the levels of a Laplacian pyramid. Theirs are brought to mean 0 and
+    deviation 1 each by itself, so that a lack of contrast goes unseen; here both are measured by y's deviation, and the
+    coarsest level, which holds the colours, is left out. Edges and textures remain: their detail has longer tails than
+    that of a Gaussian image of the same spectrum.
     """
     distances: list[float] = []
     for a, b in _scales(x, y, "detail_swd"):
@@ -73,14 +74,14 @@ def detail_swd(x: Image, y: Several, generator: torch.Generator) -> float:
 
 def _detail(x: Image) -> Image:
     """x without what is left of it at half the size."""
-    x = x.float()
-    return x - F.interpolate(F.avg_pool2d(x, 2), x.shape[-2:], mode="bilinear")
+    x = x[..., : x.shape[-2] // 2 * 2, : x.shape[-1] // 2 * 2].float()  # an odd row would shift what is taken off
+    return x - F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
 
 
 def phases_at_random(x: Image, noise: Several) -> Float[Tensor, "_ 3 h w"]:
-    """Images with the spectrum of x, channel by channel, and the phases of white noise: no edge is left.
+    """Images with the spectrum of x, its phases shifted by those of white noise, so that no edge is left.
 
-    All channels get one phase, so that their colours stay related; the mean stays. x and noise broadcast.
+    All channels are shifted alike, so that their colours stay related; the mean stays. x and noise broadcast.
     """
     phase = torch.fft.fft2(noise[:, :1])
     phase[..., 0, 0] = 1

@@ -44,7 +44,18 @@ LARGEST = {"record.json": 2**26, "arrays.safetensors": 2**32, "sums.json": 2**12
 ROOM = 2**16  # bytes that must go onto the disk before a computation is begun
 # what a result depends on: layers 0-2, but for `adapters` and `tiles`, through which no stored result is made
 SOURCES = (
-    *("types", "images", "compute", "schedules", "operators", "networks", "metrics", "priors", "optimise"),
+    *(
+        "types",
+        "images",
+        "compute",
+        "schedules",
+        "operators",
+        "networks",
+        "metrics",
+        "distribution",
+        "priors",
+        "optimise",
+    ),
     *("dip", "ddpm", "hybrid", "classical"),
 )
 

@@ -128,7 +128,7 @@ class LinearOperator(ABC):
     """
 
     support: Tensor = torch.ones(1)
-    gain: float = 1.0  # ‖A‖², about
+    norm_squared: float = 1.0  # ‖A‖²: the largest eigenvalue of AᵀA
     parts: int = 1  # numbers of y that share the variance of one pixel: two where its entries are complex
 
     @abstractmethod
@@ -201,7 +201,9 @@ class Measurement:
         require(count == 1, f"{what}: expected one image, got {count}; restore them one after the other")
 
     def rmse(self, mse: float, count: int) -> float:
-        """The RMSE, a pixel's, behind a mean square error on `count` numbers of y: their noise taken off.
+        """The RMSE behind a mean square error on `count` numbers of y, of what A shows: their noise taken off.
+
+        It is a pixel's where A's rows are orthonormal; parts of one entry are added up first.
 
         It is no less than its own standard error, since a mean of `count` squares varies by √(2/count).
         """

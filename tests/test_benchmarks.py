@@ -174,7 +174,7 @@ def test_the_search_draws_the_same_settings_again_and_none_that_is_scored() -> N
     assert {fit["image"] for fit in record("search")} == set(search.PHOTOGRAPHS)
     fast = DIPConfig.fast()
     drawn = {search.CHOSEN: fast, **dict(enumerate(search.settings(search.STAGES[-1][0], 450), start=100))}
-    assert all(search._of(fit, drawn[fit["seed"]]) for fit in record("search"))
+    assert all(search._has_settings(fit, drawn[fit["seed"]]) for fit in record("search"))
     assert min(fit["seed"] for fit in record("search")) >= 100
 
 
@@ -492,24 +492,34 @@ def test_a_row_of_estimates_holds_the_truth_and_what_the_hand_off_makes_of_it(
     found = estimates.row("coffee", degradation, 0)
     x_true = images.load("coffee", 32)
     m = handoff.measured(x_true, degradation, 0)
-    *_, last = dip.reconstruct(m, fit, compute.generator(0, "dip"))
+    fitting = dip.reconstruct(m, fit, compute.generator(0, "dip"))
+    *_, last = fitting
     kept = found["estimates"]
     assert tuple(kept) == estimates.KINDS
-    assert kept[estimates.KINDS[0]] == last.rmse_hat
+    assert kept["in use"] == last.rmse_hat
     assert found["rmse"] == pytest.approx(metrics.rmse_of(metrics.psnr(last.x0_hat, x_true)), rel=1e-5)
+    held = fitting.held.bool()
+    squares = ((m.operator.A(last.x0_hat) - m.y)[held] ** 2).mean()
+    assert kept["held-out error"] == pytest.approx(m.rmse(float(squares), int(held.sum())), rel=1e-5)
     # the fit's own is the held-out error times a factor of 1 or more
-    assert kept[estimates.KINDS[0]] >= kept["held out"] * (1 - 1e-4)
-    assert (kept["SURE"] is None) == (degradation != "denoise_50")
+    assert kept["in use"] >= kept["held-out error"] * (1 - 1e-4)
+    assert len(found["probes"]) == (estimates.PROBES if degradation == "denoise_50" else 0)
+    assert kept["SURE"] is None or min(found["probes"]) <= kept["SURE"] <= max(found["probes"])
     assert all(value is None or 0 < value < 2 for value in kept.values())
     t = handoff.SCHEDULE.t_at_sigma(0.3)
-    start = hybrid.hand_off(last.x0_hat, handoff.SCHEDULE, t)
-    draw = compute.generator(0, "sample")
-    *_, out = ddpm.sample(priors.load(x_true), handoff.SCHEDULE, start, t, estimates.SAMPLE, draw, m)
-    assert found["after"] == [pytest.approx(metrics.psnr(out.x0_hat, x_true), abs=0.01)]
-    draw = compute.generator(0, "sample")
-    noisy = handoff.SCHEDULE.q_sample(last.x0_hat, t, torch.randn(last.x0_hat.shape, generator=draw))
-    *_, out = ddpm.sample(priors.load(x_true), handoff.SCHEDULE, noisy, t, estimates.SAMPLE, draw, m)
-    assert found["renoised"] == [pytest.approx(metrics.psnr(out.x0_hat, x_true), abs=0.01)]
+    for kind, name in (("calibrated", "calibrated"), ("renoise", "renoised")):
+        draw = compute.generator(0, "sample")
+        start = hybrid.hand_off(last.x0_hat, handoff.SCHEDULE, t, kind, draw)
+        *_, out = ddpm.sample(priors.load(x_true), handoff.SCHEDULE, start, t, estimates.SAMPLE, draw, m)
+        assert found[name] == [pytest.approx(metrics.psnr(out.x0_hat, x_true), abs=0.01)]
+
+
+def test_independent_errors_tell_how_far_their_mean_is_off() -> None:
+    for n in (2, 3, 5):
+        errors = 0.3 * torch.randn(n, 3, 64, 64, generator=compute.generator(n, "e"))
+        # s² of n draws has a relative deviation of √(2/(n − 1)), over 3 · 64² pixels
+        slack = 5 * math.sqrt(2 / (n - 1) / errors[0].numel()) / 2
+        assert estimates.of_disagreement(errors + 0.5) == pytest.approx(0.3 / math.sqrt(n), rel=slack)
 
 
 def test_the_denoisers_residual_settles_where_the_oracles_does() -> None:
@@ -518,10 +528,11 @@ def test_the_denoisers_residual_settles_where_the_oracles_does() -> None:
     prior = GaussianPrior(torch.full((32, 32), power, dtype=torch.float64))
     x = 0.3 * torch.randn(1, 3, 32, 32, generator=draw)
     s = float(x.square().mean().sqrt())
-    expected = (s + math.sqrt(s**2 - 4 * power)) / 2
-    assert estimates.of_residual(x, prior) == pytest.approx(expected, rel=1e-4)
+    found, last_change = estimates.of_residual(x, prior)
+    assert found == pytest.approx((s + math.sqrt(s**2 - 4 * power)) / 2, rel=1e-4)
+    assert last_change < 1e-4
     blind = lambda x_t, sigma: 0 * x_t  # noqa: E731 (all of it is noise)
-    assert estimates.of_residual(x, blind) == pytest.approx(s, rel=1e-6)
+    assert estimates.of_residual(x, blind) == (pytest.approx(s, rel=1e-6), pytest.approx(0, abs=1e-6))
 
 
 def test_sure_knows_the_error_of_a_linear_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -532,11 +543,34 @@ def test_sure_knows_the_error_of_a_linear_fit(monkeypatch: pytest.MonkeyPatch) -
     x = images.load("coffee", 64)
     m = operators.measure(operators.Identity(), x, sigma, compute.generator(0, "n"))
     (fit,) = dip.reconstruct(m, estimates.FIT, compute.generator(0, "dip"))
-    found = estimates.of_sure(m, fit, 0)
     true = float((fit.x0_hat - x).square().mean())
     # the mean of n squares of noise varies by σ² √(2/n), the divergence by a √(2/n)
-    assert found is not None
-    assert abs(found**2 - true) <= 5 * sigma**2 * (2 / x.numel()) ** 0.5 * (1 + 2 * a + 2 * a * float(x.std()) / sigma)
+    slack = 5 * sigma**2 * (2 / x.numel()) ** 0.5 * (1 + 2 * a + 2 * a * float(x.std()) / sigma)
+    for found in estimates.of_sure(m, fit, 0):
+        assert abs(found**2 - true) <= slack
+
+
+def test_sure_is_not_told_of_a_fit_whose_result_is_an_earlier_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = replace(DIPConfig.fast(20), filters=(8, 8), skip=4, in_channels=8, runs=2, held_out=0.1)
+    monkeypatch.setattr(estimates, "FIT", fit)
+    x = images.load("coffee", 32)
+    m = operators.measure(operators.Identity(), x, 0.2, compute.generator(0, "n"))
+    early, *_, last = dip.reconstruct(m, fit, compute.generator(0, "dip"))
+    assert len(estimates.of_sure(m, last, 0)) == estimates.PROBES
+    assert estimates.of_sure(m, replace(last, x0_hat=early.x0_hat), 0) == []
+
+
+def test_the_record_of_estimates_is_whole() -> None:
+    kept = json.loads((BENCHMARKS / "estimates.json").read_text())
+    places = [(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]]
+    assert len(places) == len(set(places))
+    assert {place[:2] for place in places} == set(itertools.product(priors.EVALUATION, operators.TASKS))
+    assert kept["sigmas"] == list(estimates.SIGMAS)
+    for row in kept["rows"]:
+        assert tuple(row["estimates"]) == estimates.KINDS
+        assert len(row["calibrated"]) == len(row["renoised"]) == len(kept["sigmas"])
+        assert row["estimates"]["SURE"] is None or row["degradation"].startswith("denoise")
+        assert row["rmse"] == pytest.approx(metrics.rmse_of(row["psnr"]), rel=1e-3)
 
 
 # ---- large holes, by other networks

@@ -88,6 +88,7 @@ def test_empty_variables_count_as_unset(decide: Callable[..., compute.Compute]) 
     [
         ("DIPDDPM_DTYPE", "float16"),
         ("DIPDDPM_DTYPE", "bf16"),
+        ("DIPDDPM_DTYPE", "tf32"),
         ("DIPDDPM_THREADS", "0"),
         ("DIPDDPM_THREADS", "-1"),
         ("DIPDDPM_THREADS", "two"),
@@ -125,18 +126,18 @@ def test_a_gpu_is_taken_where_there_is_one(
     assert (chosen.device, chosen.dtype, chosen.channels_last) == ("cuda", "bfloat16", True)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", ""])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "tf32", ""])
 def test_whoever_asks_a_gpu_for_float32_gets_it(
     dtype: str, decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TF32 keeps 10 bits of 23; operators, which multiply matrices, never take it."""
+    """TF32 keeps 10 bits of 23; the operators' transforms, which are matrix products, never take it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     of_products, of_convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = of_products.allow_tf32, of_convolutions.allow_tf32
     of_products.allow_tf32 = True
     try:
         decide(DIPDDPM_DTYPE=dtype)
-        assert of_convolutions.allow_tf32 == (dtype != "float32")
+        assert of_convolutions.allow_tf32 == (dtype == "tf32")
         assert not of_products.allow_tf32
     finally:
         of_products.allow_tf32, of_convolutions.allow_tf32 = before

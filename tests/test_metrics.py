@@ -13,7 +13,7 @@ from hypothesis import given
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
-from dipddpm_lib import compute, images, metrics
+from dipddpm_lib import images, metrics
 from dipddpm_lib.types import InputError
 
 
@@ -29,10 +29,6 @@ def pair(seed: int = 0, spread: float = 0.3) -> tuple[Tensor, Tensor]:
 
 def array(x: Tensor) -> np.ndarray:
     return x[0].permute(1, 2, 0).double().numpy()
-
-
-def draw(seed: int = 0) -> torch.Generator:
-    return compute.generator(seed, "swd")
 
 
 # ---- PSNR and SSIM

@@ -723,7 +723,9 @@ def test_a_wrong_choice_of_the_environment_is_one_line_too(
     execution.compute.default.cache_clear()
     try:
         assert run_build(sources, "--no-pdf") == 2
-        assert capsys.readouterr().err == "error: DIPDDPM_DTYPE: expected one of float32, bfloat16, got 'float16'\n"
+        assert (
+            capsys.readouterr().err == "error: DIPDDPM_DTYPE: expected one of float32, tf32, bfloat16, got 'float16'\n"
+        )
     finally:
         monkeypatch.undo()
         execution.compute.default.cache_clear()

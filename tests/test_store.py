@@ -151,7 +151,7 @@ def digest_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 def test_rewording_recomputes_nothing(digest_of: Callable[..., str]) -> None:
     now = store.source_digest.__wrapped__()
-    assert digest_of("metrics", lambda s: s.replace('"""How good', '"""How very good')) == now, "a module's docstring"
+    assert digest_of("metrics", lambda s: s.replace('"""How near', '"""How very near')) == now, "a module's docstring"
     assert digest_of("metrics", lambda s: s.replace('"""The root', '"""A root')) == now, "a function's docstring"
     assert digest_of("metrics", lambda s: s.replace("# the range of", "# the width of")) == now, "a comment"
     assert digest_of("metrics", lambda s: s.replace("\n\n\n", "\n\n\n\n")) == now, "layout"
