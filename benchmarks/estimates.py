@@ -1,8 +1,8 @@
 """How well a fit's error can be known without the target, by five kinds of estimate, and what each is worth.
 
-An estimate is worth what the hand-off makes of it: σ at the hand-off is a factor times it. So with the estimates of a
-fit stands its PSNR after one hand-off by σ, calibrated and renoised, from levels well below those of the other searches:
-what is renoised may need no more noise than the start's own error. Both go on by deterministic steps.
+An estimate is worth what the hand-off makes of it, since σ at the hand-off is a factor times it. So with the estimates
+of a fit stands its PSNR after one hand-off by σ, calibrated and renoised, from levels well below those of the other
+searches: what is renoised may need no more noise than the start's own error. Both go on by deterministic steps.
 
 python benchmarks/estimates.py    # writes estimates.json, which Appendix C shows
 """
