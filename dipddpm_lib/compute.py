@@ -175,7 +175,8 @@ def default() -> Compute:
     dtype = os.environ.get("DIPDDPM_DTYPE") or ""
     require(not dtype or dtype in DTYPES, f"DIPDDPM_DTYPE: expected one of {', '.join(DTYPES)}, got {dtype!r}")
     require(
-        dtype != "tf32" or device == "cuda", "DIPDDPM_DTYPE: tf32 is a GPU's; expected float32 or bfloat16 on a CPU"
+        dtype != "tf32" or device == "cuda",
+        f"DIPDDPM_DTYPE: expected float32 or bfloat16 on a CPU, got {dtype!r}, which is a GPU's",
     )
     variable = "DIPDDPM_THREADS" if os.environ.get("DIPDDPM_THREADS") else "OMP_NUM_THREADS"
     asked = (os.environ.get(variable) or str(available_cores())).split(",")[0]  # OpenMP's may name nested levels
