@@ -187,12 +187,15 @@ def _diverse(e: Evidence) -> Finding:
     for kind, name in (("swd", "patch SWD"), ("detail", "detail SWD")):
         ours, corners, other = (e.number("generation", f"{kind}_{of}") for of in ("samples", "corners", "other"))
         near = near and ours - corners < other - ours  # to the photograph's own rather than to another's
-        measured.append(f"{name} {ours:.3f} (the photograph's corners {corners:.3f}, another photograph {other:.3f}")
+        told = format(_noted(e, "generation", "detail_samples"), ".3f") if kind == "detail" else f"{ours:.3f}"
+        measured.append(f"{name} {told} (the photograph's corners {corners:.3f}, another photograph {other:.3f}")
     verdict: Verdict = "holds under conditions" if d > 0.2 and near else "does not hold"  # no two samples alike
-    ours, phases = (e.number("generation", f"detail_{of}") for of in ("samples", "phases"))
-    if near and ours >= phases:  # edges and textures are no nearer than those of noise with the photograph's spectrum
-        verdict = "not decided" if d > 0.2 else verdict
-        measured[-1] += f", its own spectrum with phases at random, which is no image, {phases:.3f}"
+    samples, phases = _noted(e, "generation", "detail_samples"), e.number("generation", "detail_phases")
+    measured[-1] += f", its own spectrum with phases at random, which is no image, {phases:.3f}"
+    if (
+        verdict != "does not hold" and not samples.high < phases
+    ):  # maybe no nearer than noise of the photograph's spectrum
+        verdict = "not decided"
     return verdict, (
         f"diversity {d:.2f}, {'), '.join(measured)}); only with a prior trained on crops: one trained on the whole "
         "target mostly returns the target"
