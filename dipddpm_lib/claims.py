@@ -20,6 +20,7 @@ Verdict = Literal["holds", "holds under conditions", "does not hold", "not decid
 Finding = tuple[Verdict, str]
 
 LONGER = "DIP, twice the iterations"  # a row of protocol A: more of DIP, in place of the reverse process
+SHOWN_TASK = "compressive_10"  # of which the report's first picture is
 TIE_DB = 0.1  # differences below this are no difference: well inside the spread between seeds
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, SupportsFloat
 
 import pandas as pd
@@ -13,7 +14,7 @@ import torch
 from scipy import special
 from torch import Tensor
 
-from . import compute, store
+from . import archive, compute, store
 from .cells import Cell
 from .ddpm import SampleConfig
 from .hybrid import HybridConfig
@@ -196,12 +197,13 @@ def _own(name: str) -> str:
 def _of_this_source(name: str) -> dict[str, Any]:
     """A collection, unless the library has changed since: then its numbers are no longer this library's.
 
-    By hand it is what was kept by hand, or else the report's; in the report it is the report's alone.
+    By hand it is what was kept by hand, or else the report's; in the report it is the report's alone. Where the store
+    has neither, as in a fresh clone, it is what the page beside this checkout rests on.
     """
-    for place in dict.fromkeys((_own(name), f"report.{name}")):
-        kept = store.read_list(place)
-        if isinstance(kept, dict) and kept.get("source") == store.source_digest():
-            return kept
+    places = tuple(dict.fromkeys((_own(name), f"report.{name}")))
+    for found in (*map(store.read_list, places), archive.read().lists.get(f"report.{name}")):
+        if isinstance(found, dict) and found.get("source") == store.source_digest():
+            return found
     return {}
 
 
@@ -213,19 +215,56 @@ def noted(name: str) -> dict[str, float]:
 def collected(name: str, pictures: bool = True) -> Results:
     """The results that `sweep(…, name=name)` last kept; empty where one is gone: a mean over the rest would mislead.
 
+    In a fresh clone these are the committed report's, most of them without their images (`archive`).
+
     pictures: whether they hold their images and films, which are most of their size, or none
     """
+    kept = _of_this_source(name)
     try:
-        entries = _of_this_source(name).get("entries", ())
+        entries = kept.get("entries", ())
         found = [(Cell.restored(entry), entry["key"], _held(entry["key"], pictures)) for entry in entries]
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole, but not written by `sweep`
         raise InputError(f"store: {store.folder()} holds a collection {name} of another form; remove it") from error
-    pairs = [(cell, Kept(key, *kept).result()) for cell, key, kept in found if kept is not None]
+    pairs = [(cell, Kept(key, *held).result()) for cell, key, held in found if held is not None]
     return Results(pairs if len(pairs) == len(found) else ())
 
 
 def _held(key: str, pictures: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     held = store.get(key)
+    if held is None and (record := archive.read().records.get(key)) is not None:
+        image = archive.read().picture(key) if pictures else None
+        return record, {"x0_hat": NO_IMAGE if image is None else image, "frames": NO_IMAGE.byte()}
     if held is None or pictures:
         return held
     return held[0], {name: values.new_empty(0, *values.shape[1:]) for name, values in held[1].items()}
+
+
+NO_IMAGE = torch.zeros(0, 3, 1, 1)
+
+
+def publish(path: Path, pictured: Callable[[str, Cell, Cell], bool] = lambda name, first, cell: False) -> int:
+    """Write what the report's lists in the store hold to `archive`'s file, for `collected` and `noted`; how many runs.
+
+    What the file has of a list that the store has not, it keeps, if it is of this library: such a part of the report
+    was not run here.
+
+    pictured: whether the run's image is kept too, of which list, its first cell and the run's
+    """
+    source, before = store.source_digest(), archive.read(path)
+    lists = {name: kept for name in store.lists() if name.startswith("report.") and (kept := store.read_list(name))}
+    lists = {name: kept for name, kept in {**before.lists, **lists}.items() if kept.get("source") == source}
+    records, pictures = {}, {}
+    for name, kept in lists.items():
+        cells = [Cell.restored(entry) for entry in kept.get("entries", ())]
+        for cell, entry in zip(cells, kept.get("entries", ()), strict=True):
+            key, wanted = entry["key"], pictured(name.removeprefix("report."), cells[0], cell)
+            if (held := store.get(key)) is not None:
+                records[key] = archive.compact(held[0])
+                if wanted:
+                    pictures[key] = archive.encoded(held[1]["x0_hat"])
+            elif key in before.records:
+                records[key] = before.records[key]
+                pictures |= {key: before.pictures[key]} if wanted and key in before.pictures else {}
+    if lists:
+        archive.write(path, archive.Archive(source, lists, records, pictures))
+    return len(records)

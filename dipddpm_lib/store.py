@@ -385,6 +385,11 @@ def read_list(name: str) -> Any:
     return _Kept("collections", f"{name}.json", LARGEST["record.json"]).read(json.loads)
 
 
+def lists() -> list[str]:
+    """The names under which `write_list` kept something."""
+    return sorted(path.name.removesuffix(".json") for path in (folder() / "collections").glob("*.json"))
+
+
 def check_room() -> None:
     """InputError for a folder that cannot be written, and a disk that is full: before hours of work, not after them."""
     try:

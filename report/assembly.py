@@ -47,10 +47,12 @@ def assemble(
     runs: list[Run],
     machine: dict[str, Any],
     partial: bool = False,
+    results: str = "",
 ) -> tuple[str, list[str]]:
     """The finished page, and the references that a partial page leaves open.
 
     script: the one that the page carries; every other is refused
+    results: the address of the file of every run behind it; empty where there is none
     """
     root = html.document_fromstring(body, parser=html.HTMLParser(huge_tree=True))
     main = root.get_element_by_id("content")
@@ -69,7 +71,7 @@ def assemble(
         element.set("tabindex", "0")  # either may be wider than the window, and then scrolls
     add_sources(main, runs)
     main.append(references_section(bibliography.cited_references()))
-    main.append(record_section(runs, machine))
+    main.append(record_section(runs, machine, results))
     open_references = fill_references(root, targets, _aliases(headings), partial)
     check_ids(root)
     check_self_contained(root)
@@ -445,7 +447,7 @@ def _download(run: Run) -> HtmlElement:
     return link
 
 
-def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
+def record_section(runs: list[Run], machine: dict[str, Any], results: str = "") -> HtmlElement:
     """Which notebook ran with which parameters, how long, and on what. Values are text, whatever they hold."""
     section = E.SECTION(E.H2("The record of this run", id="sec-the-record-of-this-run"))
     section.set("class", "record")
@@ -464,6 +466,10 @@ def record_section(runs: list[Run], machine: dict[str, Any]) -> HtmlElement:
     section.append(table)
     _align_heads(table)
     _let_scroll(table)
+    if results:
+        link = E.A(results, href=results, download="")
+        link.tail = ": configuration, seed, scores along the way, seconds, machine and versions of each, as JSON."
+        section.append(E.P("All runs behind these pages are in ", link))
     if machine:
         rows = (E.TR(E.TH(str(key), scope="row"), E.TD(_shown(value))) for key, value in machine.items())
         table = E.TABLE(E.TBODY(*rows))

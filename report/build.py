@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import nbformat
@@ -24,7 +25,8 @@ import execution
 import page
 import printing
 from bibliography import Bibliography
-from dipddpm_lib import store
+from dipddpm_lib import archive, claims, evidence, store
+from dipddpm_lib.cells import Cell
 from dipddpm_lib.types import InputError
 from errors import BuildError
 
@@ -86,6 +88,13 @@ def execute(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> None:
     runs = execution.run_notebooks(notebooks, arguments.output / "executed", planned, record, workers, progress.goes_on)
     for stem, seconds in runs:
         progress.notebook_ends(stem, seconds)
+    evidence.publish(arguments.output / archive.NAME, in_conclusion)
+
+
+def in_conclusion(collection: str, first: Cell, cell: Cell) -> bool:
+    """Whether the conclusion shows this run's image: it is kept, so that it can be run anew where nothing else was."""
+    shown = replace(first, task=claims.SHOWN_TASK, seed=0, config=cell.config, label=cell.label, first=cell.first)
+    return collection == "restoration" and cell == shown
 
 
 class Progress:
@@ -135,7 +144,13 @@ def render(arguments: argparse.Namespace, notebooks: dict[str, Path]) -> Path:
     What was not run here is as it stands beside the page, as all of it in a fresh clone.
     """
     executed = page.found(list(notebooks), arguments.output / "executed", arguments.output / DOWNLOADS)
-    html, warnings = page.render(executed, list(notebooks), arguments.references, DOWNLOADS)
+    html, warnings = page.render(
+        executed,
+        list(notebooks),
+        arguments.references,
+        DOWNLOADS,
+        archive.NAME if (arguments.output / archive.NAME).is_file() else "",
+    )
     pages = {f"alone/{stem}.html": page.render_alone(executed, stem, arguments.references) for stem in arguments.alone}
     older = [stem for stem, path in executed.items() if path.parent.name == DOWNLOADS]
     if 0 < len(older) < len(executed):

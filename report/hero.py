@@ -9,13 +9,12 @@ from pathlib import Path
 from PIL import Image
 
 from dipddpm_lib import evidence, images, operators, plotting
-
-TASK = "compressive_10"
+from dipddpm_lib.claims import SHOWN_TASK
 
 
 def main() -> None:
     os.environ[evidence.REPORT] = "1"  # not what was run by hand
-    results = evidence.collected("restoration").only(task=TASK, seed=0)
+    results = evidence.collected("restoration").only(task=SHOWN_TASK, seed=0)
     if not results:
         raise SystemExit("hero: no stored results of 07_restoration; run make report first, with every task")
     cell = results[0][0]

@@ -210,18 +210,19 @@ def for_download(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 
 def render(
-    executed: Mapping[str, Path], stems: list[str], references: Path, downloads: str = ""
+    executed: Mapping[str, Path], stems: list[str], references: Path, downloads: str = "", results: str = ""
 ) -> tuple[str, list[str]]:
     """The page of the executed notebooks, and what to warn of.
 
     A notebook that has not been run yet leaves a partial page: references into it are warnings, not errors.
 
     downloads: the folder of executed notebooks, as it is reached from the page; empty for a page without links to them
+    results:   the same of the file of every run behind it
     """
     absent = [stem for stem in stems if stem not in executed]
     if not executed:
         raise BuildError("nothing to render: no notebook has been executed; run without --render-only")
-    html, warnings = _rendered(executed, references, downloads, TITLE, partial=bool(absent))
+    html, warnings = _rendered(executed, references, downloads, TITLE, partial=bool(absent), results=results)
     if absent:
         warnings.insert(0, f"not run yet, left out: {', '.join(absent)}")
     return html, warnings
@@ -240,6 +241,7 @@ def _rendered(
     downloads: str,
     title: str,
     partial: bool,
+    results: str = "",
 ) -> tuple[str, list[str]]:
     notebooks = {stem: read(path) for stem, path in executed.items()}
     runs = [
@@ -252,4 +254,4 @@ def _rendered(
     resources = {"report": {"title": title, "subtitle": SUBTITLE, "css": stylesheet()}}
     body, _ = exporter.from_notebook_node(concatenate(notebooks), resources=resources)
     script = (HERE / "page.js").read_text(encoding="utf-8")
-    return assemble(body, script, bibliography, runs, machine, partial)
+    return assemble(body, script, bibliography, runs, machine, partial, results)

@@ -395,7 +395,7 @@ def test_the_readme_tells_the_finding_of_the_page() -> None:
 
 LAYERS = (
     ("types", "images", "compute"),
-    ("schedules", "operators", "networks", "optimise", "metrics", "distribution", "priors", "store"),
+    ("schedules", "operators", "networks", "optimise", "metrics", "distribution", "priors", "store", "archive"),
     ("dip", "ddpm", "hybrid", "classical", "adapters", "tiles"),
     ("cells", "evidence", "workers", "experiment", "claims", "narrative", "replay", "plotting", "play"),
     ("widgets",),
