@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
 import resource
@@ -112,11 +113,21 @@ def _bf16_wins() -> bool:
 
 
 def available_cores() -> int:
-    """Cores that this process may use: more threads than this run ten times slower, not faster."""
+    """Cores that this process may use: more threads than this run ten times slower, not faster.
+
+    Those of its affinity, or as many as its containers' share of time comes to.
+    """
     try:
-        return len(os.sched_getaffinity(0))
+        cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on Linux
-        return os.cpu_count() or 1
+        cores = os.cpu_count() or 1
+    return max(1, min(cores, _whole_share()))
+
+
+@functools.cache
+def _whole_share() -> int:
+    """The least of `_shares`, rounded up, as a number of cores."""
+    return math.ceil(min(_shares(), default=sys.maxsize))
 
 
 def memory() -> int:
@@ -130,35 +141,50 @@ def memory() -> int:
 def ram() -> int:
     """Bytes of RAM that this machine has for us, or less where a cgroup says so."""
     size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in _limits():
+    for place, unified in _cgroups("memory"):
         try:
-            size = min(size, int(limit.read_text()))
+            size = min(size, int((place / ("memory.max" if unified else "memory.limit_in_bytes")).read_text()))
         except (OSError, ValueError):  # no such cgroup; "max"
             continue
     return size
 
 
-def _limits(table: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> Iterator[Path]:
-    """Where Linux may say how much memory this process's cgroup, and each that holds it, is given."""
+CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+
+
+def _shares(table: Path = CGROUPS[0], root: Path = CGROUPS[1]) -> Iterator[float]:
+    """Cores that the time of this process's cgroup, and of each that holds it, comes to, where it is limited."""
+    for place, unified in _cgroups("cpu", table, root):
+        try:
+            if unified:
+                quota, period = map(int, (place / "cpu.max").read_text().split())
+            else:
+                quota, period = (int((place / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        except (OSError, ValueError):  # no such cgroup; "max"
+            continue
+        if quota > 0 and period > 0:
+            yield quota / period
+
+
+def _cgroups(controller: str, table: Path = CGROUPS[0], root: Path = CGROUPS[1]) -> Iterator[tuple[Path, bool]]:
+    """Where Linux may say what this process's cgroup, and each that holds it, is given; whether it is of version 2."""
     try:
         lines = table.read_text().splitlines()
     except OSError:  # not on Linux
         lines = []
-    for line in ["0::/", "0:memory:/", *lines]:  # a container sees its own cgroup as the root
+    for line in ["0::/", f"0:{controller}:/", *lines]:  # a container sees its own cgroup as the root
         _, controllers, inside = line.split(":", 2)
-        if controllers == "":
-            start, name = root, "memory.max"
-        elif "memory" in controllers.split(","):
-            start, name = root / "memory", "memory.limit_in_bytes"
-        else:
+        unified = controllers == ""
+        if not unified and controller not in controllers.split(","):
             continue
         place = Path(os.path.normpath(inside.lstrip("/") or "."))
-        yield from (start / each / name for each in (place, *place.parents))
+        start = root if unified else root / controller
+        yield from ((start / each, unified) for each in (place, *place.parents))
 
 
 @functools.cache
 def default() -> Compute:
-    """The decision for this machine: bf16 on a GPU, and on a CPU where a trial says that it wins.
+    """The decision for this machine: bf16 on a GPU that multiplies it, and on a CPU where a trial says that it wins.
 
     DIPDDPM_DEVICE, DIPDDPM_DTYPE, DIPDDPM_LAYOUT and DIPDDPM_THREADS override it, each for itself.
     """
@@ -184,7 +210,8 @@ def default() -> Compute:
     threads = min(int(asked), available_cores())
     torch.set_num_threads(threads)
     if not dtype:
-        dtype = "bfloat16" if device == "cuda" or _bf16_wins() else "float32"
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else _bf16_wins()
+        dtype = "bfloat16" if fast else "float32"
     if device == "cuda":
         # PyTorch's convolutions take TF32 unasked; the operators' transforms are matrix products, and never do
         torch.backends.cudnn.allow_tf32 = dtype == "tf32"

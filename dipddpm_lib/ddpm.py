@@ -18,7 +18,17 @@ from . import compute
 from .networks import DenoisingUNet, build
 from .optimise import Adam
 from .schedules import NoiseSchedule, SpacingKind, spacing
-from .types import Denoiser, Image, Measurement, Step, check_fields, check_generator, check_image, require
+from .types import (
+    Denoiser,
+    Image,
+    Measurement,
+    Step,
+    check_fields,
+    check_generator,
+    check_image,
+    check_tensor,
+    require,
+)
 
 
 @dataclass(frozen=True)
@@ -160,7 +170,8 @@ class Training(Iterator[TrainStep]):
     def __init__(
         self, network: DenoisingUNet, images: Sequence[Image], config: TrainConfig, generator: torch.Generator
     ):
-        self.network, self.images, self.config, self.generator = network, images, config, generator
+        self.network, self.config, self.generator = network, config, generator
+        self.images = [image.cpu() for image in images]  # whose crops are drawn there
         self.where = compute.default()
         self.averaged = copy.deepcopy(network).to(self.where.device).requires_grad_(False)
         self.optimiser = Adam(network, self.where, config.lr, betas=(0.9, 0.99))
@@ -305,6 +316,9 @@ def sample(
     several views all but the last stay at its t, with the mean of the estimates so far.
     The last step's x_t and x0_hat are the result, on the device that x_t came from. t_start = 0 yields x_t as it is.
     """
+    check_tensor("x_t", x_t)
+    shape = tuple(x_t.shape)
+    require(len(shape) == 4 and shape[1] == 3, f"x_t: expected images (b, 3, h, w), got shape {shape}")
     ts = spacing(schedule, t_start, config.steps, config.spacing)
     if t_start == 0:
         yield Step(0, 0, x_t, x_t)

@@ -21,7 +21,7 @@ from .types import Image, Measurement, Step, check_fields, check_generator, chec
 
 @dataclass(frozen=True)
 class DIPConfig:
-    """How a network is fitted; `DIPConfig()` is `fast()`.
+    """How a network is fitted; `DIPConfig()` is `fast()`. A shorter fit is `fast(n)`, whose warm-up is shorter too.
 
     filters:    one width a scale, finest first; their number is the depth
     skip:       channels of every skip connection, or one number a scale, finest first; 0 for none

@@ -7,6 +7,7 @@ import os
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import skimage
@@ -17,7 +18,7 @@ from PIL import Image as PIL_Image
 from torch import Tensor
 
 from . import compute
-from .types import Image, InputError, require
+from .types import Image, InputError, check_image, check_tensor, require
 
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SMALLEST_SIDE = 16  # below this nothing is left to restore
@@ -215,7 +216,9 @@ def resize_array(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def resize(image: Image, size: tuple[int, int]) -> Float[Tensor, "1 3 H W"]:
-    """The same for one (1, 3, h, w) image."""
+    """The same for one (1, 3, h, w) image; on the CPU, wherever it came from."""
+    check_image("image", image)
+    image = image.detach().cpu()
     return torch.from_numpy(resize_array(image[0].permute(1, 2, 0).numpy(), size)).permute(2, 0, 1)[None].float()
 
 
@@ -242,7 +245,11 @@ def save(image: Image, path: str | os.PathLike[str]) -> None:
     require(path.suffix.lower() in endings, f"save: expected a name ending in {', '.join(endings)}, got {path.name!r}")
     shape = tuple(image.shape)
     require(len(shape) == 4 and shape[1] == 3, f"save: expected an image (b, 3, h, w), got shape {shape}")
-    PIL_Image.fromarray(to_array(image)).save(path)
+    check_tensor("image", image)
+    # Pillow's own defaults are for the web
+    options: dict[str, dict[str, Any]] = {".jpg": {"quality": 95, "subsampling": 0}, ".webp": {"quality": 95}}
+    options[".jpeg"] = options[".jpg"]
+    PIL_Image.fromarray(to_array(image)).save(path, **options.get(path.suffix.lower(), {}))
 
 
 def digest(image: Image) -> str:

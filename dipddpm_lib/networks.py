@@ -9,9 +9,10 @@ from typing import Any, Literal, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from .types import Image
+from .types import Image, require
 
 Upsampling = Literal["bilinear", "nearest"]
 
@@ -37,6 +38,10 @@ def build(make: type[Network], generator: torch.Generator, device: str = "cpu", 
                 module.bias.data.uniform_(-bound, bound, generator=generator)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             module.reset_parameters()
+        else:
+            own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+            known = not own or hasattr(module, "after_init")
+            require(known, f"build: no initial values are known for a {type(module).__name__}; give it after_init")
     for module in network.modules():
         if hasattr(module, "after_init"):
             module.after_init()  # type: ignore[operator]
@@ -259,6 +264,7 @@ class _Normalise(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable  # a second derivative would be wrong, for mean and rstd are saved as constants
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (g,) = gradients
         x, weight, mean, rstd = ctx.saved_tensors

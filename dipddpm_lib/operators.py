@@ -237,7 +237,7 @@ def pseudo_inverse(measurement: Measurement) -> Image:
     Eigenvalues of A Aᵀ near ‖A‖² are inverted to a few parts in 10⁴; a blur's small ones stay damped, and noise there.
     """
     y = measurement.y
-    nothing = torch.zeros(*y.shape[:2], *measurement.image_size, dtype=y.dtype, device=y.device)
+    nothing = y.new_zeros(y.shape[0], 3, *measurement.image_size)
     return measurement.operator.prox(nothing, y, 1e-4 * measurement.operator.norm_squared)
 
 
@@ -307,6 +307,7 @@ def task(name: str, height: int, width: int, generator: torch.Generator) -> tupl
     if name in _KINDS:
         known: tuple[str, float] | None = _KINDS[name]
     else:
+        number = number.removeprefix("x") if kind in ("super", "fourier") else number  # as in super_x4
         known = (kind, float(number)) if kind in DEGRADATIONS and re.fullmatch(r"\d+(\.\d+)?", number) else None
     if known is None:
         raise InputError(

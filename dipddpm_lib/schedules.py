@@ -36,6 +36,16 @@ class NoiseSchedule:
     name: str
     alpha_bar: Float64[Tensor, " n"]
 
+    def __post_init__(self) -> None:
+        ab = self.alpha_bar
+        right = ab.ndim == 1 and len(ab) >= 3 and ab.dtype == torch.float64 and float(ab[0]) == 1.0
+        require(
+            right and bool((ab.diff() < 0).all()) and float(ab[-1]) > 0,
+            "alpha_bar: expected float64 numbers that fall from 1 at t = 0 and stay above 0 (put 1 before a cumulative "
+            f"product), got {tuple(ab.shape)} of {ab.dtype} from {ab.flatten()[:1].tolist()} to "
+            f"{ab.flatten()[-1:].tolist()}",
+        )
+
     @property
     def T(self) -> int:
         return len(self.alpha_bar) - 1

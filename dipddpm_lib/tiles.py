@@ -79,5 +79,5 @@ def restore(
         for estimate in method(tile, index):  # noqa: B007 (the last one is the tile)
             yield Tile(index, len(cover), image)
         # the weights sum to 1, so adding each tile's change leaves no trace of y where all of its tiles are done
-        image[..., down, across] += weight * (estimate.to(image.device) - tile)
+        image[..., down, across] += weight.to(image) * (estimate.to(image.device) - tile)
         yield Tile(index + 1, len(cover), image)

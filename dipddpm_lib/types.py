@@ -177,8 +177,12 @@ class Measurement:
 
     def __post_init__(self) -> None:
         require(
-            0 <= self.sigma_y < math.inf,
-            f"sigma_y is a standard deviation in units of [-1, 1]: expected 0 or more, got {self.sigma_y}",
+            isinstance(self.sigma_y, int | float) and 0 <= self.sigma_y < math.inf,
+            f"sigma_y is a standard deviation in units of [-1, 1]: expected a number, 0 or more, got {self.sigma_y!r}",
+        )
+        require(
+            isinstance(self.operator, LinearOperator),
+            f"operator: expected a LinearOperator, as those of operators, got a {type(self.operator).__name__}",
         )
         check_tensor("y", self.y)
         require(
@@ -196,9 +200,15 @@ class Measurement:
         return self.operator.image_size(self.y)
 
     def check_single(self, what: str) -> None:
-        """Refuse a batch where a method restores one image at a time."""
+        """Refuse a batch where a method restores one image at a time, and what is no measurement of a colour image."""
         count = self.y.shape[0]
         require(count == 1, f"{what}: expected one image, got {count}; restore them one after the other")
+        shown = self.operator.A(self.y.new_zeros(1, 3, *self.image_size)).shape
+        require(
+            shown == self.y.shape,
+            f"y: expected {tuple(shown)}, as the operator makes of an image (1, 3, h, w), got {tuple(self.y.shape)}; "
+            "of a grey image repeat the channel three times",
+        )
 
     def rmse(self, mse: float, count: int) -> float:
         """The RMSE behind a mean square error on `count` numbers of y, of what A shows: their noise taken off.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -122,8 +123,10 @@ def test_a_gpu_is_taken_where_there_is_one(
     decide: Callable[..., compute.Compute], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    chosen = decide()
-    assert (chosen.device, chosen.dtype, chosen.channels_last) == ("cuda", "bfloat16", True)
+    for multiplies, dtype in ((True, "bfloat16"), (False, "float32")):  # the latter before Ampere
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, it=multiplies: it)
+        chosen = decide()
+        assert (chosen.device, chosen.dtype, chosen.channels_last) == ("cuda", dtype, True)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "tf32", ""])
@@ -132,6 +135,7 @@ def test_whoever_asks_a_gpu_for_float32_gets_it(
 ) -> None:
     """TF32 keeps 10 bits of 23; the operators' transforms, which are matrix products, never take it."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     of_products, of_convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     before = of_products.allow_tf32, of_convolutions.allow_tf32
     of_products.allow_tf32 = True
@@ -308,17 +312,40 @@ def test_peak_memory_lets_an_error_of_the_work_through(error: type[BaseException
 def test_the_memory_of_every_cgroup_around_this_process_counts(tmp_path: Path) -> None:
     table, root = tmp_path / "cgroup", tmp_path / "sys"
     table.write_text("0::/slurm/job_7/step_0\n")
-    found = list(compute._limits(table, root))
+    found = list(compute._cgroups("memory", table, root))
     for place in ("", "slurm", "slurm/job_7", "slurm/job_7/step_0"):
-        assert root / place / "memory.max" in found
+        assert (root / place, True) in found
     table.write_text("12:cpu,cpuacct:/a\n5:memory:/a/b\n")
-    found = list(compute._limits(table, root))
-    assert {root / "memory" / p / "memory.limit_in_bytes" for p in ("", "a", "a/b")} <= set(found)
-    assert not any("cpu" in str(path) for path in found)
-    assert list(compute._limits(tmp_path / "none", root)) == [
-        root / "memory.max",
-        root / "memory/memory.limit_in_bytes",
-    ]
+    found = list(compute._cgroups("memory", table, root))
+    assert {(root / "memory" / p, False) for p in ("", "a", "a/b")} <= set(found)
+    assert not any("cpu" in str(path) for path, _ in found)
+    assert list(compute._cgroups("memory", tmp_path / "none", root)) == [(root, True), (root / "memory", False)]
+
+
+def test_the_share_of_time_of_every_cgroup_around_this_process_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, root = tmp_path / "cgroup", tmp_path / "sys"
+    table.write_text("0::/pod/box\n4:cpu,cpuacct:/old\n")
+    for place, name, text in (
+        ("", "cpu.max", "max 100000"),
+        ("pod", "cpu.max", "250000 100000"),
+        ("pod/box", "cpu.max", "of another form"),
+        ("cpu/old", "cpu.cfs_quota_us", "-1"),  # no limit
+        ("cpu/old", "cpu.cfs_period_us", "100000"),
+        ("cpu", "cpu.cfs_quota_us", "50000"),
+        ("cpu", "cpu.cfs_period_us", "100000"),
+    ):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        (root / place / name).write_text(text)
+    assert sorted(set(compute._shares(table, root))) == [0.5, 2.5]
+    assert list(compute._shares(tmp_path / "none", tmp_path / "none")) == []
+    for shares, cores in (([2.5], 3), ([0.5, 2.5], 1), ([], 7), ([64.0], 7)):
+        monkeypatch.setattr(compute, "_shares", lambda shares=shares: iter(shares))
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(7))
+        compute._whole_share.cache_clear()
+        assert compute.available_cores() == cores
+    compute._whole_share.cache_clear()
 
 
 def test_peak_memory_falls_back_to_the_high_water_mark(monkeypatch: pytest.MonkeyPatch) -> None:

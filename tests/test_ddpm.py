@@ -678,3 +678,13 @@ def test_a_setting_of_training_that_makes_no_sense_is_refused(arguments: dict[st
     with pytest.raises(InputError) as caught:
         TrainConfig(**arguments)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("shape", [(3, 16, 16), (1, 1, 16, 16)])
+def test_states_that_are_no_colour_images_are_refused(shape: tuple[int, ...]) -> None:
+    begun = ddpm.sample(
+        lambda x, sigma: x, NoiseSchedule.cosine(10), torch.zeros(shape), 5, SampleConfig(2), torch.Generator()
+    )
+    with pytest.raises(InputError, match=r"x_t: expected images \(b, 3, h, w\), got shape"):
+        next(begun)

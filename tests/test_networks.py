@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 
 from dipddpm_lib import compute, networks
 from dipddpm_lib.networks import DeepDecoder, DenoisingUNet, SkipNetwork, build, parameter_count
+from dipddpm_lib.types import InputError
 
 U = 2.0**-24  # relative error of one rounding in float32
 
@@ -460,3 +462,29 @@ def test_the_finest_scale_joins_the_coarse_image_without_a_jump() -> None:
     net(z).sum().backward()
     assert net.out.weight.grad is not None
     assert net.out.weight.grad.abs().max() > 0
+
+
+class WithAnother(nn.Module):
+    def __init__(self, kind: type[nn.Module], *arguments: int):
+        super().__init__()
+        self.first, self.other = nn.Conv2d(3, 3, 1), kind(*arguments)
+
+
+@pytest.mark.parametrize("kind", [(nn.LayerNorm, 4), (nn.ConvTranspose2d, 2, 2, 3), (nn.Embedding, 3, 2)])
+def test_a_layer_without_known_initial_values_is_refused(kind: tuple[Any, ...]) -> None:
+    """Left as it was made it would hold whatever the memory held."""
+
+    class Own(WithAnother):
+        def __init__(self) -> None:
+            super().__init__(*kind)
+
+    with pytest.raises(InputError, match=f"no initial values are known for a {kind[0].__name__}"):
+        build(Own, torch.Generator())
+
+
+def test_a_second_derivative_is_refused_and_not_wrong() -> None:
+    network = networks.build(networks.DenoisingUNet, torch.Generator(), channels=(8,))
+    x = torch.ones(1, 3, 16, 16, requires_grad=True)
+    (slope,) = torch.autograd.grad(network(x, 0.5).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()

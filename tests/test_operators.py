@@ -279,3 +279,34 @@ def test_fourier_prox_keeps_x_where_nothing_is_seen_in_single_precision(rho: flo
     hidden = operator._diagonal == 0
     change = torch.fft.fft2(z - x, norm="ortho")[..., hidden].abs().max()
     assert change < 1e-4  # a few units of float32's rounding of a 96² transform
+
+
+@pytest.mark.parametrize(("name", "same"), [("super_x2", "super_2"), ("fourier_x8", "fourier_8")])
+def test_a_factor_may_be_written_with_an_x_as_the_nine_are(name: str, same: str) -> None:
+    a, b = (operators.task(n, 32, 32, torch.Generator().manual_seed(0))[0] for n in (name, same))
+    x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(a.A(x), b.A(x))
+
+
+def test_only_factors_are_written_with_an_x() -> None:
+    with pytest.raises(InputError, match="task: expected one of"):
+        operators.task("inpaint_x50", 32, 32, torch.Generator())
+
+
+def test_the_pseudo_inverse_makes_a_colour_image_of_one_channel() -> None:
+    """An operator of one's own may measure the luminance alone."""
+
+    class Luminance(operators.Identity):
+        def A(self, x: Tensor) -> Tensor:
+            return x.mean(1, keepdim=True)
+
+        def A_adjoint(self, y: Tensor) -> Tensor:
+            return y.expand(-1, 3, -1, -1) / 3
+
+        def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+            return x + self.A_adjoint(y - self.A(x)) / (1 / 3 + rho)
+
+    y = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    x = operators.pseudo_inverse(Measurement(y, Luminance(), 0.0))
+    assert x.shape == (1, 3, 8, 8)
+    torch.testing.assert_close(x.mean(1, keepdim=True), y, atol=1e-3, rtol=0)

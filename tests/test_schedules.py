@@ -300,3 +300,19 @@ def test_an_unknown_spacing_is_refused_and_the_known_ones_named() -> None:
     for t_start in (10, 0):
         with pytest.raises(InputError, match="uniform, quadratic, karras or adaptive"):
             spacing(NoiseSchedule.cosine(10), t_start, 3, "geometric")  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "alpha_bar",
+    [
+        torch.linspace(0.9, 0.1, 5, dtype=torch.float64),  # a cumulative product without its 1
+        torch.linspace(1.0, 0.1, 5),
+        torch.tensor([1.0, 0.2, 0.3], dtype=torch.float64),
+        torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64),
+        torch.ones(1, dtype=torch.float64),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(alpha_bar: torch.Tensor) -> None:
+    with pytest.raises(InputError, match="alpha_bar: expected float64 numbers that fall from 1 at t = 0"):
+        NoiseSchedule("own", alpha_bar)

@@ -196,3 +196,20 @@ def test_an_error_estimate_is_not_taken_below_its_own_uncertainty() -> None:
     assert measured(0.2).rmse(0.09, 200) == pytest.approx((0.09 - 0.04) ** 0.5)
     assert measured(0.2).rmse(0.04, 200) == pytest.approx((0.04 * 0.1) ** 0.5)  # √(2/200) = 0.1
     assert measured(0.0).rmse(0.01, 2) == pytest.approx(0.1)
+
+
+def test_a_measurement_of_other_channels_is_refused_by_the_solvers() -> None:
+    """Broadcast over three channels its error would be counted for one."""
+    grey = Measurement(torch.zeros(1, 1, 32, 32), Identity(), 0.1)
+    with pytest.raises(InputError, match=r"y: expected \(1, 3, 32, 32\), .* got \(1, 1, 32, 32\); of a grey image"):
+        grey.check_single("dip")
+    Measurement(torch.zeros(1, 3, 32, 32), Identity(), 0.1).check_single("dip")
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_operator_or_no_number_is_one_line() -> None:
+    y = torch.zeros(1, 3, 32, 32)
+    with pytest.raises(InputError, match="operator: expected a LinearOperator, as those of operators, got a str"):
+        Measurement(y, "blur", 0.1)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"expected a number, 0 or more, got '0\.1'"):
+        Measurement(y, Identity(), "0.1")  # type: ignore[arg-type]
