@@ -83,7 +83,7 @@ class Results(Sequence[tuple[Cell, Result]]):
         self._pairs = tuple(pairs)
 
     def __getitem__(self, index: Any) -> Any:
-        return self._pairs[index]
+        return Results(self._pairs[index]) if isinstance(index, slice) else self._pairs[index]
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -139,8 +139,7 @@ class Results(Sequence[tuple[Cell, Result]]):
         """
         require(len(self) > 0, "table: expected one result or more, got none")
         frame, by = self.frame(), [by] if isinstance(by, str) else list(by)
-        unknown = [name for name in (*by, *columns) if name not in frame]
-        require(not unknown, f"table: expected columns of {', '.join(frame)}, got {', '.join(unknown)}")
+        _check_columns("table", frame, *by, *columns)
         groups = frame.groupby(by, sort=False, dropna=False)  # a run without a task or without steps counts too
         spread = {"psnr", "ssim"}
         table = pd.DataFrame({c: groups[c].agg(interval if c in spread else "mean") for c in columns})
@@ -151,12 +150,18 @@ class Results(Sequence[tuple[Cell, Result]]):
     def curves(self, value: str, over: str, by: str = "label") -> dict[str, tuple[pd.Series, ...]]:
         """For every `by`: where, mean, low and high of `value` along `over`, for a panel of curves."""
         require(len(self) > 0, "curves: expected one result or more, got none")
-        out = {}
-        for name, group in self.frame().groupby(by, sort=False, dropna=False):
+        frame, out = self.frame(), {}
+        _check_columns("curves", frame, value, over, by)
+        for name, group in frame.groupby(by, sort=False, dropna=False):
             spread = group.groupby(over)[value].agg(interval)
             mean, low, high = (spread.map(lambda i, part=part: getattr(i, part)) for part in ("mean", "low", "high"))
             out[str(name)] = (spread.index.to_series(), mean, low, high)
         return out
+
+
+def _check_columns(what: str, frame: pd.DataFrame, *names: str) -> None:
+    unknown = [name for name in names if name not in frame]
+    require(not unknown, f"{what}: expected columns of {', '.join(frame)}, got {', '.join(unknown)}")
 
 
 COLUMNS = {

@@ -8,6 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache, partial, singledispatch
 from pathlib import Path
@@ -495,10 +496,14 @@ def _announced(outcomes: Iterator[tuple[int, Any]], work: Sequence[float], name:
     """
     total = len(work)
     if "JPY_SESSION_NAME" in os.environ:  # set for the kernels that Jupyter's server starts, not for papermill's
-        from tqdm.notebook import tqdm  # here, since the library alone does without notebooks
+        bar: Iterable[tuple[int, Any]] | None = None
+        with suppress(ImportError):  # the library alone does without notebooks, and without their bar
+            from tqdm.notebook import tqdm
 
-        yield from tqdm(outcomes, total=total, desc=name or "sweep", unit="cell", delay=2, leave=False)
-        return
+            bar = tqdm(outcomes, total=total, desc=name or "sweep", unit="cell", delay=2, leave=False)
+        if bar is not None:
+            yield from bar
+            return
     start = told = time.perf_counter()
     worked = 0.0
     for done, outcome in enumerate(outcomes, 1):

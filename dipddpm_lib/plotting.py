@@ -347,14 +347,15 @@ def film(
 ) -> None:
     """Frames (k, 3, h, w) uint8 under a slider, at most `most` of them, with their PSNR where the target is given.
 
-    The last is shown first; paper gets a strip.
+    The last is shown first; paper gets a strip. side: of the picture, the longer one, in pixels
     """
     chosen = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
     shown = []
     for i, index in enumerate(chosen, start=1):
         buffer = io.BytesIO()
         picture = PIL_Image.fromarray(frames[index].permute(1, 2, 0).numpy())
-        picture.resize((side, side), PIL_Image.Resampling.NEAREST).save(buffer, "WEBP", quality=85)
+        shown_at = [max(1, round(length * side / max(picture.size))) for length in picture.size]
+        picture.resize(shown_at, PIL_Image.Resampling.NEAREST).save(buffer, "WEBP", quality=85)
         hidden = "" if i == len(chosen) else " hidden"
         name = f"frame {i} of {len(chosen)}"
         if target is not None:

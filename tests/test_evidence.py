@@ -246,3 +246,16 @@ def test_one_value_has_no_interval_and_none_no_mean() -> None:
     assert math.isnan(one.high)
     with pytest.raises(InputError, match="at least one value"):
         interval([])
+
+
+def test_a_part_of_the_results_is_results() -> None:
+    results = sweep([cell(ClassicalConfig(), seed=s, task="inpaint_50") for s in range(3)])
+    assert isinstance(results[:2], Results)
+    assert list(results[1:].frame().seed) == [1, 2]
+    assert results[0][0].seed == 0
+
+
+def test_curves_of_unknown_columns_are_one_line() -> None:
+    results = sweep([cell(ClassicalConfig(), task="inpaint_50")])
+    with pytest.raises(InputError, match=r"curves: expected columns of image, .*, got loss"):
+        results.curves("loss", "seed")

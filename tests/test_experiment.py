@@ -682,6 +682,18 @@ def test_progress_in_jupyterlab_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys
     assert "cells, about" not in capsys.readouterr().err
 
 
+def test_without_the_bar_jupyterlab_gets_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The library can be had without the packages of the notebooks."""
+    monkeypatch.setenv("JPY_SESSION_NAME", "notebooks/01_dip.ipynb")
+    monkeypatch.setitem(sys.modules, "tqdm.notebook", None)
+    monkeypatch.setattr(experiment, "TELL_SECONDS", 0)
+    outcomes = list(enumerate("abc"))
+    assert list(experiment._announced(iter(outcomes), [1.0] * 3, "these")) == outcomes
+    assert "these: 2 of 3 cells" in capsys.readouterr().err
+
+
 def test_a_curve_and_a_training_that_no_memory_holds_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     x_true = images.load("coffee", 32)
     monkeypatch.setattr(compute, "memory", lambda: 2**20)

@@ -343,7 +343,10 @@ PARAMETERS: dict[str, tuple[Callable[[], object], str]] = {
         lambda: seen(ONE[0, 0]),
         "y: expected shape (b, c, rows, columns) or (b, c, rows, columns, k), g",
     ),
-    "an infinite sigma_y": (lambda: Measurement(ONE, operators.Identity(), math.inf), "expected a number, 0 or more, got inf"),
+    "an infinite sigma_y": (
+        lambda: Measurement(ONE, operators.Identity(), math.inf),
+        "expected a number, 0 or more, got inf",
+    ),
     "two images for DIP": (lambda: dip.reconstruct(seen(TWO), TINY, SEEDED), "dip: expected one image, got 2; restore"),
     "two images for the hybrid": (lambda: solve(seen(TWO), SEEDED), "hybrid: expected one image, got 2; restore them"),
     "two for scikit-image": (lambda: list(classical.reconstruct(seen(TWO), ClassicalConfig())), "expected one image, "),

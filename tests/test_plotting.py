@@ -326,6 +326,13 @@ def test_a_films_frames_are_scored_where_the_target_is_known(page: Callable[[], 
     assert shown == ["frame 1 of 2, 6.0 dB", "frame 2 of 2, 20.0 dB"]
 
 
+def test_a_film_keeps_a_rectangles_shape(page: Callable[[], html.HtmlElement]) -> None:
+    film(torch.zeros(2, 3, 16, 48, dtype=torch.uint8), "fig-film", "It clears.", "an image", side=96)
+    sources = [e.get("src") for e in page().iter("img")]
+    sizes = {PIL_Image.open(io.BytesIO(base64.b64decode(s.split(",", 1)[1]))).size for s in sources}
+    assert sizes == {(96, 32)}
+
+
 # ---- comparisons
 
 
