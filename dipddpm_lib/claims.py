@@ -755,7 +755,8 @@ def _finding_known(e: Evidence) -> str:
     need = f"needs {c.ours:.0f} for as much" if c.reached else most
     if (soonest := c.quickest()) != c.hybrid and c.speed < 1:
         sooner = 1 / c.speed_over(soonest, c.ddpm)
-        time += f", or with {counted(c.means.evaluations[soonest], 'call')} after a shorter fit {sooner:.1f} times"
+        after = " after a shorter fit" if "short fit" in soonest[0] else ""
+        time += f", or with {counted(c.means.evaluations[soonest], 'call')}{after} {sooner:.1f} times"
     return (
         f"**Done right, a better start {saves}**: on a target that the prior was trained on DDPM comes to "
         f"{c.best:.1f} dB, for which it needs {counted(c.theirs, 'network call')}; DIP+DDPM {need}, from a fit of "

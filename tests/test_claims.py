@@ -572,6 +572,8 @@ def test_the_finding_is_three_sentences_that_follow_the_evidence() -> None:
     assert "**Done right, a better start saves steps, but no time**" in known
     assert "DDPM comes to 25.1 dB, for which it needs 20 network calls; DIP+DDPM needs 3 for as much" in known
     assert known.endswith("from a fit of 22.0 dB, and with the fit counted takes 2.0 times as long.")
+    sooner = {"calls/slow, 3/psnr": 26.0, "calls/slow, 3/evaluations": 2, "calls/slow, 3/seconds": 60.0}
+    assert "takes 20.0 times as long, or with 3 calls 2.0 times." in claims.finding(evidence(sooner))
     longer = claims.finding(evidence({"lengths.longer_ddpm": 27.0, "calls/DIP+DDPM, 3/seconds": 1.0}))
     assert "**Done right, a better start can save steps**" in longer
     assert (

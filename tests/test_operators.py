@@ -304,6 +304,7 @@ def test_the_pseudo_inverse_makes_a_colour_image_of_one_channel() -> None:
             return y.expand(-1, 3, -1, -1) / 3
 
         def prox(self, x: Tensor, y: Tensor, rho: float) -> Tensor:
+            assert x.shape[1] == 3
             return x + self.A_adjoint(y - self.A(x)) / (1 / 3 + rho)
 
     y = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
