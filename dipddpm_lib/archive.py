@@ -1,4 +1,5 @@
-"""What a report rests on, in one file beside its page: every run's record and a few small pictures, without films."""
+"""What a report rests on, in one file beside its page: the records of its named sweeps, their derived numbers, a few
+small pictures. Whoever wrote it is not trusted: it is measured before it is read, and nothing in it is a path."""
 
 from __future__ import annotations
 
@@ -6,7 +7,9 @@ import base64
 import io
 import json
 import lzma
+import math
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,7 +26,9 @@ from .types import Image, InputError
 NAME = "results.json.xz"
 FILE = "DIPDDPM_RESULTS"
 """The environment's name of such a file; without it the checkout's own is read, and where it is empty none."""
-LARGEST = 2**28  # bytes of JSON; a paper run's has a tenth of it
+LARGEST = 2**27  # bytes of JSON; a paper run's has a tenth of it
+INSTEAD = f"take it anew from where it came from, or set {FILE}= to do without it"
+MOST_MEMORY = 2**28  # of the decompressor; our own files take a quarter of it
 
 
 @dataclass(frozen=True)
@@ -35,12 +40,17 @@ class Archive:
     records: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, str] = field(default_factory=dict)
 
-    def picture(self, key: str) -> Image | None:
-        """The run's image, to 8 bits; None where only its record is kept."""
+    def picture(self, key: str, side: int) -> Image | None:
+        """The run's image, to 8 bits; None where only its record is kept. InputError where it is none of that side."""
         if key not in self.pictures:
             return None
-        with PIL_Image.open(io.BytesIO(base64.b64decode(self.pictures[key]))) as file:
-            pixels = torch.from_numpy(np.array(file))
+        try:
+            with PIL_Image.open(io.BytesIO(base64.b64decode(self.pictures[key])), formats=("PNG",)) as file:
+                if (file.mode, *file.size) != ("RGB", side, side):
+                    raise ValueError(f"{file.mode}, {file.size}")
+                pixels = torch.from_numpy(np.array(file))
+        except (ValueError, TypeError, OSError, PIL_Image.DecompressionBombError) as error:
+            raise InputError(f"results: a picture of the file is damaged ({error!r}); {INSTEAD}") from error
         return (pixels.permute(2, 0, 1)[None].double() / 255).float() * 2 - 1
 
 
@@ -63,30 +73,40 @@ def read(path: Path | None = None) -> Archive:
 @lru_cache(maxsize=1)
 def _read(path: Path, _changed: int, _size: int) -> Archive:
     try:
-        with lzma.open(path) as file:
-            text = file.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise ValueError(f"more than {LARGEST:,} bytes")
+        unpack = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY)
+        text = unpack.decompress(path.read_bytes(), LARGEST + 1)
+        if len(text) > LARGEST or not unpack.eof:
+            raise ValueError(f"cut off, or more than {LARGEST:,} bytes")
         content = json.loads(text)
         found = Archive(content["source"], content["lists"], content["records"], content["pictures"])
         if not isinstance(found.source, str) or not all(
             isinstance(part, dict) for part in (found.lists, found.records, found.pictures)
         ):
             raise TypeError("its parts are of another kind")
-    except (lzma.LZMAError, EOFError, ValueError, TypeError, KeyError) as error:
-        raise InputError(
-            f"results: {path.name} is damaged ({error!r}); take it anew from where it came from, or set {FILE}= to do "
-            "without it"
-        ) from error
+    except (lzma.LZMAError, OSError, ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        raise InputError(f"results: {path.name} is damaged ({error!r}); {INSTEAD}") from error
     return found
 
 
 def write(path: Path, archive: Archive) -> None:
-    """The same file, to the bit, for the same content; whole or not at all."""
-    text = json.dumps(vars(archive), sort_keys=True, separators=(",", ":")).encode()
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    unfinished.write_bytes(lzma.compress(text, preset=9))
-    unfinished.replace(path)
+    """The same file, to the bit, for the same content; whole or not at all, and never through a link."""
+    text = json.dumps(_plain(vars(archive)), sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        with unfinished.open("xb") as file:
+            file.write(lzma.compress(text, preset=6))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    """Without what JSON has no word for: of a spread of one value, which is NaN, null is left."""
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def compact(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
-from typing import Any, SupportsFloat
+from pathlib import Path, PurePath
+from typing import Any, SupportsFloat, TypeGuard
 
 import pandas as pd
 import torch
 from scipy import special
 from torch import Tensor
 
-from . import archive, compute, store
+from . import archive, compute, images, store
 from .cells import Cell
 from .ddpm import SampleConfig
 from .hybrid import HybridConfig
@@ -61,6 +62,7 @@ class Kept:
     record: dict[str, Any]
     arrays: dict[str, Tensor]
     costs: dict[str, Any] = field(default_factory=dict)  # where another machine's store is to keep them too
+    place: str = ""  # where it was found, if not in the store
 
     def result(self) -> Result:
         """InputError where it was not `experiment.run` that wrote it."""
@@ -72,7 +74,7 @@ class Kept:
                 raise ValueError("an empty trace")
             return Result(**values, trace=trace, x0_hat=arrays["x0_hat"], frames=arrays["frames"])
         except (KeyError, TypeError, ValueError) as error:  # whole, but not written by `run`
-            said = f"store: {store.folder()} holds a result of another form ({error!r}); remove it"
+            said = f"{self.place or f'store: {store.folder()}'} holds a result of another form ({error!r}); remove it"
             raise InputError(said) from error
 
 
@@ -206,15 +208,21 @@ def _of_this_source(name: str) -> dict[str, Any]:
     has neither, as in a fresh clone, it is what the page beside this checkout rests on.
     """
     places = tuple(dict.fromkeys((_own(name), f"report.{name}")))
-    for found in (*map(store.read_list, places), archive.read().lists.get(f"report.{name}")):
-        if isinstance(found, dict) and found.get("source") == store.source_digest():
-            return found
-    return {}
+    ours = (found for place in places if _is_current(found := store.read_list(place)))
+    if (found := next(ours, None)) is not None:
+        return found
+    kept = archive.read().lists.get(f"report.{name}")
+    return kept if _is_current(kept) else {}
+
+
+def _is_current(found: Any) -> TypeGuard[dict[str, Any]]:
+    return isinstance(found, dict) and found.get("source") == store.source_digest()
 
 
 def noted(name: str) -> dict[str, float]:
     """What `note` last kept under this name; empty where there is nothing."""
-    return _of_this_source(f"{name}.numbers").get("numbers", {})
+    numbers = _of_this_source(f"{name}.numbers").get("numbers", {})
+    return {key: math.nan if value is None else value for key, value in numbers.items()}
 
 
 def collected(name: str, pictures: bool = True) -> Results:
@@ -227,21 +235,27 @@ def collected(name: str, pictures: bool = True) -> Results:
     kept = _of_this_source(name)
     try:
         entries = kept.get("entries", ())
-        found = [(Cell.restored(entry), entry["key"], _held(entry["key"], pictures)) for entry in entries]
+        cells = [(Cell.restored(entry), entry["key"]) for entry in entries]
+        found = [(cell, _held(key, cell.size, pictures)) for cell, key in cells]
+    except InputError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # whole, but not written by `sweep`
         raise InputError(f"store: {store.folder()} holds a collection {name} of another form; remove it") from error
-    pairs = [(cell, Kept(key, *held).result()) for cell, key, held in found if held is not None]
+    pairs = [(cell, held.result()) for cell, held in found if held is not None]
     return Results(pairs if len(pairs) == len(found) else ())
 
 
-def _held(key: str, pictures: bool) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    held = store.get(key)
-    if held is None and (record := archive.read().records.get(key)) is not None:
-        image = archive.read().picture(key) if pictures else None
-        return record, {"x0_hat": NO_IMAGE if image is None else image, "frames": NO_IMAGE.byte()}
-    if held is None or pictures:
-        return held
-    return held[0], {name: values.new_empty(0, *values.shape[1:]) for name, values in held[1].items()}
+def _held(key: str, side: int, pictures: bool) -> Kept | None:
+    if (held := store.get(key)) is not None:
+        record, arrays = held
+        if not pictures:
+            arrays = {name: values.new_empty(0, *values.shape[1:]) for name, values in arrays.items()}
+        return Kept(key, record, arrays)
+    if (told := archive.read().records.get(key)) is None:
+        return None
+    image = archive.read().picture(key, side) if pictures else None
+    arrays = {"x0_hat": NO_IMAGE if image is None else image, "frames": NO_IMAGE.byte()}
+    return Kept(key, told, arrays, place=f"results: {archive.place()}")
 
 
 NO_IMAGE = torch.zeros(0, 3, 1, 1)
@@ -255,14 +269,22 @@ def publish(path: Path, pictured: Callable[[str, Cell, Cell], bool] = lambda nam
 
     pictured: whether the run's image is kept too, of which list, its first cell and the run's
     """
-    source, before = store.source_digest(), archive.read(path)
-    lists = {name: kept for name in store.lists() if name.startswith("report.") and (kept := store.read_list(name))}
-    lists = {name: kept for name, kept in {**before.lists, **lists}.items() if kept.get("source") == source}
-    records, pictures = {}, {}
+    try:
+        before = archive.read(path)
+    except InputError as error:  # hours of computing lie behind this
+        print(f"{error}; what it held of other runs is lost", file=sys.stderr)
+        before = archive.Archive()
+    ours = {name: store.read_list(name) for name in store.lists() if name.startswith("report.")}
+    lists = {name: kept for of in (before.lists, ours) for name, kept in of.items() if _is_current(kept)}
+    records: dict[str, Any] = {}
+    pictures: dict[str, str] = {}
+    known = set(images.photographs())
     for name, kept in lists.items():
         cells = [Cell.restored(entry) for entry in kept.get("entries", ())]
         for cell, entry in zip(cells, kept.get("entries", ()), strict=True):
-            key, wanted = entry["key"], pictured(name.removeprefix("report."), cells[0], cell)
+            key = entry["key"]
+            # of a photograph of one's own neither the picture nor where it lies is anybody's business
+            wanted = cell.image in known and pictured(name.removeprefix("report."), cells[0], cell)
             if (held := store.get(key)) is not None:
                 records[key] = archive.compact(held[0])
                 if wanted:
@@ -271,5 +293,14 @@ def publish(path: Path, pictured: Callable[[str, Cell, Cell], bool] = lambda nam
                 records[key] = before.records[key]
                 pictures |= {key: before.pictures[key]} if wanted and key in before.pictures else {}
     if lists:
-        archive.write(path, archive.Archive(source, lists, records, pictures))
+        named = {name: _without_paths(kept) for name, kept in lists.items()}
+        archive.write(path, archive.Archive(store.source_digest(), named, records, pictures))
     return len(records)
+
+
+def _without_paths(kept: dict[str, Any]) -> dict[str, Any]:
+    entries = [
+        {**entry, "cell": {**entry["cell"], "image": PurePath(entry["cell"]["image"]).name}}
+        for entry in kept.get("entries", ())
+    ]
+    return {**kept, "entries": entries} if entries else kept

@@ -82,8 +82,17 @@ def source_digest() -> str:
             if isinstance(body, list):
                 kept = [s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))]
                 node.body = kept  # type: ignore[attr-defined]
-        parts.append(ast.dump(tree))
+        parts.append(_dumped(tree))
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _dumped(tree: ast.AST) -> str:
+    """The text of a syntax tree in Python 3.11's form: 3.12 added a field, 3.13 leaves empty ones out."""
+    for node in ast.walk(tree):
+        if getattr(node, "type_params", None) == []:
+            del node.type_params  # type: ignore[attr-defined]
+    options: dict[str, Any] = {"show_empty": True} if sys.version_info >= (3, 13) else {}
+    return ast.dump(tree, **options)
 
 
 def key(function: str, parameters: Mapping[str, Any], made_by: Compute | None = None) -> str:

@@ -469,7 +469,7 @@ def record_section(runs: list[Run], machine: dict[str, Any], results: str = "") 
     if results:
         link = E.A(results, href=results, download="")
         link.tail = ": configuration, seed, scores along the way, seconds, machine and versions of each, as JSON."
-        section.append(E.P("All runs behind these pages are in ", link))
+        section.append(E.P("The runs of the sweeps that these pages compare are in ", link))
     if machine:
         rows = (E.TR(E.TH(str(key), scope="row"), E.TD(_shown(value))) for key, value in machine.items())
         table = E.TABLE(E.TBODY(*rows))

@@ -210,7 +210,7 @@ def main(argv: list[str] | None = None) -> int:
             raise BuildError("--render-only runs nothing: it takes neither --only nor -p", status=2)
         arguments.output.mkdir(parents=True, exist_ok=True)
         with alone_in(arguments.output):
-            written = ("executed", "index.html", ".index.html.unfinished", "report.pdf")
+            written = ("executed", "index.html", ".index.html.unfinished", "report.pdf", archive.NAME)
             execution.check_inside(*(arguments.output / name for name in written))
             notebooks = execution.find_notebooks(arguments.notebooks)
             # what the page needs is looked at before anything is run

@@ -877,7 +877,7 @@ def test_paths_are_the_callers_one_or_several(tmp_path: Path, monkeypatch: pytes
         assert execution.read_assignment(f"image={given}", tmp_path / "notebooks") == ("image", found)
 
 
-@pytest.mark.parametrize("name", ["executed", "index.html", ".index.html.unfinished", "report.pdf"])
+@pytest.mark.parametrize("name", ["executed", "index.html", ".index.html.unfinished", "report.pdf", "results.json.xz"])
 def test_nothing_is_written_through_a_link(
     name: str, sources: Path, no_kernel: list[tuple[str, dict[str, object]]], capsys: pytest.CaptureFixture[str]
 ) -> None:
