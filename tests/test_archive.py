@@ -188,7 +188,7 @@ def test_of_ones_own_photograph_neither_place_nor_picture_is_published(
     assert archive.read(tmp_path / archive.NAME).pictures == {}
 
 
-@pytest.mark.parametrize("what", ["bm90IGEgcG5n", "?", 5])
+@pytest.mark.parametrize("what", ["bm90IGEgcG5n", "?"])
 def test_a_damaged_picture_is_one_line(published: Path, what: Any) -> None:
     found = archive.read(published)
     archive.write(published, replace(found, pictures=dict.fromkeys(found.pictures, what)))
