@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lxml.html
 import pandas as pd
 import pytest
 import torch
@@ -265,9 +266,8 @@ def text_of(stem: str) -> str:
         for kind, part in output.get("data", {}).items()
         if kind in ("text/html", "text/markdown")
     ]
-    import lxml.html
-
-    return " ".join(lxml.html.fromstring(f"<div>{' '.join(shown)}</div>").text_content().split())
+    page = lxml.html.fromstring(f"<div>{' '.join(shown)}</div>")
+    return " ".join(" ".join(page.itertext()).split())
 
 
 def test_the_conclusions_picture_can_be_made_of_it(committed: None) -> None:

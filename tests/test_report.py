@@ -152,6 +152,7 @@ def sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder of two source notebooks; what the builder sets in the environment is undone."""
     for name in ("SOURCE_DATE_EPOCH", "JUPYTER_PREFER_ENV_PATH", "PYDEVD_DISABLE_FILE_VALIDATION"):
         monkeypatch.setenv(name, os.environ.get(name, "1"))
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
     folder = tmp_path / "notebooks"
     (folder / "presets").mkdir(parents=True)
     first = notebook("# 1 First\n\nSee [](#sec-5).", parameters('NAME = "astronaut"\nSIZE = 32'), "Text.")
@@ -802,6 +803,7 @@ def test_what_was_not_run_here_is_taken_as_it_stands_beside_the_page(
 def test_the_committed_page_is_what_its_executed_notebooks_render_to(tmp_path: Path) -> None:
     """`make render` in a fresh clone: nothing is computed, and the bytes are those that are committed."""
     shutil.copytree(REPORT / "notebooks", tmp_path / "notebooks")
+    shutil.copy(REPORT / "results.json.xz", tmp_path)
     assert build.main(["--render-only", "--no-pdf", "--output", str(tmp_path)]) == 0
     assert (tmp_path / "index.html").read_bytes() == (REPORT / "index.html").read_bytes(), "run make render"
     for path in (REPORT / "notebooks").glob("*.ipynb"):
