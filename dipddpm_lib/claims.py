@@ -812,9 +812,9 @@ def _finding_restoration(e: Evidence) -> str:
         f"**Where only a measurement is seen, the hybrid {verdict}**: over {_tasks(e)} "
         f"({counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}) a short fit of DIP, handed over, "
         f"ends {_db(leads['DDPM'])} over DDPM from noise, a variant of DiffPIR, at its best, at {speed:.1f}× the "
-        f"speed, and {_db(leads['DIP'])} over DIP alone; with the start chosen by the kind of task it is {_db(chosen)} "
-        f"over DDPM; against DDPM's own result, handed over in DIP's place, it is at {_db(handed)}, and in "
-        f"{n - classical:.0f} of the tasks a classical method is at least as good."
+        f"speed, {_db(leads['DIP'])} over DIP alone, and {_db(handed)} over DDPM's own result, handed over in DIP's "
+        f"place (one seed), and in {n - classical:.0f} of the tasks a classical method is at least as good; with the "
+        f"start chosen by the kind of task it is {_db(chosen)} over DDPM."
     )
 
 
