@@ -23,6 +23,7 @@ from functools import cache, partial
 from pathlib import Path
 from statistics import mean, median, quantiles
 from typing import Any
+from unittest import mock
 
 import torch
 from records import keep
@@ -97,11 +98,12 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     return spread([a / b for a, b in zip(slow, fast, strict=True)])
 
 
-def iterations(config: DIPConfig, size: int) -> Callable[[], object]:
-    """One iteration a call, of a fit that does not end."""
+def iterations(config: DIPConfig, size: int, together: int = dip.TOGETHER) -> Callable[[], object]:
+    """One iteration a call, of a fit that does not end; together: networks that are computed as one."""
     endless = replace(config, iterations=10**6, stop="none")
     y = Cell("coffee", size, 0, endless, TASK).measurement(images.load("coffee", size))
-    fits = dip.reconstruct(y, endless, compute.generator(0, "dip"))
+    with mock.patch.object(dip, "TOGETHER", together):
+        fits = dip.reconstruct(y, endless, compute.generator(0, "dip"))
     return lambda: next(fits)
 
 
@@ -181,13 +183,13 @@ def step_rows(quick: bool) -> Iterator[Row]:
     one, y = replace(fast, runs=1), Cell("coffee", 128, 0, fast, TASK).measurement(images.load("coffee", 128))
 
     def stepwise(config: DIPConfig, at_once: bool) -> Callable[[], object]:
-        run = dip._Run(config, y.image_size, compute.default(), compute.generator(0, "dip"))
+        run = dip._Group(config, y.image_size, compute.default(), compute.generator(0, "dip"))
         for module in run.network.modules():
             if isinstance(module, networks._Up):
                 module.at_once = at_once
         return lambda: run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
 
-    alone, together = iterations(one, 128), iterations(fast, 128)
+    alone, together, singly = iterations(one, 128), iterations(fast, 128), iterations(fast, 128, together=1)
     averages = torch.rand(fast.runs, 3, 128, 128, generator=compute.generator(0, "averages"))
 
     def with_variances() -> None:  # beside the sums, which cost next to nothing
@@ -197,8 +199,9 @@ def step_rows(quick: bool) -> Iterator[Row]:
     pairs = {
         f"{fast.runs} networks side by side on {compute.default().threads} threads, not in turn on all": (
             lambda: [alone() for _ in range(fast.runs)],
-            together,
+            singly,
         ),
+        f"{dip.TOGETHER} networks as one, not one by one": (singly, together),
         f"how far {fast.runs} networks disagree by sums of squares, not by PyTorch's variance": (
             with_variances,
             together,
@@ -241,9 +244,10 @@ def interpreters_row(quick: bool) -> Iterator[Row]:
 def networks_alone(count: int, rounds: int) -> None:
     """Seconds of `count` networks' iterations on one thread, one after the other; prints JSON."""
     y = Cell("coffee", 128, 0, DIPConfig.fast(), TASK).measurement(images.load("coffee", 128))
+    seeds = [range(count)[start : start + dip.TOGETHER] for start in range(0, count, dip.TOGETHER)]
     runs = [
-        dip._Run(DIPConfig.fast(), y.image_size, compute.default(), compute.generator(seed, "dip"))
-        for seed in range(count)
+        dip._Group(DIPConfig.fast(), y.image_size, compute.default(), *(compute.generator(seed, "dip") for seed in few))
+        for few in seeds
     ]
 
     def work() -> None:
@@ -535,7 +539,7 @@ def plain(rounds: int) -> None:
 def _written_plainly(config: DIPConfig, y: Measurement) -> Callable[[], object]:
     """The same fit as anybody would write it down: float32, PyTorch's own layout and optimiser, one run at a time."""
     draw = compute.generator(0, "dip")
-    networks, inputs = zip(*(dip._network(config, y.image_size, draw) for _ in range(config.runs)), strict=True)
+    networks, inputs = zip(*(dip._networks(config, y.image_size, draw) for _ in range(config.runs)), strict=True)
     optimisers = [torch.optim.Adam(network.parameters(), config.lr) for network in networks]
     averages = [torch.zeros_like(y.y) for _ in networks]
 

@@ -36,7 +36,7 @@ def self_diffusion(measurement: Measurement, generator: torch.Generator, lr: flo
     network = build(
         SkipNetwork,
         generator,
-        where.device,
+        device=where.device,
         filters=DIP.filters,
         skip=DIP.skips,
         in_channels=3,  # the noisy estimate

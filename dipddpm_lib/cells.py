@@ -10,7 +10,7 @@ from typing import Any, Literal
 from . import compute, hybrid, images, operators, priors, store
 from .classical import ClassicalConfig
 from .ddpm import SampleConfig, TrainConfig
-from .dip import DIPConfig
+from .dip import TOGETHER, DIPConfig
 from .hybrid import HybridConfig
 from .schedules import NoiseSchedule, ScheduleName, spacing
 from .types import Image, InputError, Measurement, check_fields, require
@@ -204,7 +204,7 @@ _FOLDS: dict[tuple[str, ...], _Unseen] = {}  # a sweep asks for the same images 
 
 # What a run keeps in memory: numbers a pixel for each channel of its network, a channel of scale i counting 4^-i, and
 # bytes a pixel whatever the network. Fitted from below to peaks that compute.peak_memory measured on one thread, at
-# 512² but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1041,
+# 512² but for the U-Net's call (1024²) and its training (128², a batch of 4). Bytes a pixel: `fast` 1352,
 # `shaped(5, 64)` 2056, the U-Net's call 868, its training 13518, all in bf16; `published` 10262, `snail` 1969,
 # `deep_decoder` 3901 in float32. A test holds that the estimate lies between two fifths of a peak and the whole.
 LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 6.5, 11, 3.8, 3.5, 25
@@ -220,7 +220,7 @@ def bytes_needed(
 ) -> float:
     """Peak memory of computing at size², estimated from below: what this says does not fit does not fit.
 
-    threads: on which the networks of a fit run side by side; 0: as many as this process has
+    threads: on which the networks of a fit run side by side, in groups; 0: as many as this process has
     """
     needs = [0.0]
     number = 2 if compute.default().dtype == "bfloat16" else 4
@@ -229,7 +229,7 @@ def bytes_needed(
         fit = config.dip if _fits(config) else config.sample
     if isinstance(fit, DIPConfig):
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
-        at_once = min(fit.runs, threads or compute.default().threads) * (4 if fit.float32 else number)
+        at_once = min(fit.runs, TOGETHER * (threads or compute.default().threads)) * (4 if fit.float32 else number)
         padded = 2**fit.depth * -(-size // 2**fit.depth)  # every scale halves the side
         # z and the skips are kept once or more, at the sizes of their scales
         extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)

@@ -189,19 +189,30 @@ class Fit(Step):
     rmse_hat: float | None = None
 
 
-def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generator) -> tuple[nn.Module, Tensor]:
-    """The untrained network and its fixed input z."""
+TOGETHER = 2
+"""Networks that are computed as one: half of the calls. Four save more at 128² and lose at 256², for want of cache."""
+
+
+def _networks(config: DIPConfig, size: tuple[int, int], *generators: torch.Generator) -> tuple[nn.Module, Tensor]:
+    """An untrained network for each generator, as one, and their fixed inputs z, one after the other."""
     height, width = size
     device = compute.default().device
     net: nn.Module
     if config.network == "deep_decoder":
         factor = 2**config.depth
-        net = build(DeepDecoder, generator, device, filters=config.filters, in_channels=config.in_channels)
+        net = build(
+            DeepDecoder,
+            *generators,
+            device=device,
+            filters=config.filters,
+            in_channels=config.in_channels,
+            copies=len(generators),
+        )
     else:
         net = build(
             SkipNetwork,
-            generator,
-            device,
+            *generators,
+            device=device,
             filters=config.filters,
             skip=config.skips,
             in_channels=config.in_channels,
@@ -211,15 +222,16 @@ def _network(config: DIPConfig, size: tuple[int, int], generator: torch.Generato
             activation=config.activation,
             lift=config.lift,
             coarse=config.coarse > 0,
+            copies=len(generators),
         )
         factor = 2**config.lift
     shape = (1, config.in_channels, -(-height // factor), -(-width // factor))
-    return net, (torch.rand(shape, generator=generator) / 10).to(device)
+    return net, torch.cat([torch.rand(shape, generator=generator) / 10 for generator in generators], 1).to(device)
 
 
 def parameters(config: DIPConfig) -> int:
     """How many weights the networks of `config` have, all runs together."""
-    return config.runs * parameter_count(_network(config, (32, 32), torch.Generator())[0])
+    return config.runs * parameter_count(_networks(config, (32, 32), torch.Generator())[0])
 
 
 def reconstruct(measurement: Measurement, config: DIPConfig, generator: torch.Generator) -> Fitting:
@@ -244,7 +256,8 @@ class Fitting(Iterator[Fit]):
         # the first run goes on drawing from the caller's generator, each other has one of its own
         seeds = torch.randint(2**48, (config.runs - 1,), generator=generator).tolist()
         draws = [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
-        self.runs = [_Run(config, measurement.image_size, where, draw) for draw in draws]
+        groups = [draws[start : start + TOGETHER] for start in range(0, config.runs, TOGETHER)]
+        self.groups = [_Group(config, measurement.image_size, where, *group) for group in groups]
 
         support = operator.support.to(y).expand(y.shape)
         held = torch.zeros((), dtype=torch.bool, device=y.device)
@@ -262,13 +275,13 @@ class Fitting(Iterator[Fit]):
         self.index = 0
         self.ended = False
         self._threads = ExitStack()  # they end with the fit, or with this object where nobody asks for more
-        self._at_once = self._threads.enter_context(compute.side_by_side(config.runs))
+        self._at_once = self._threads.enter_context(compute.side_by_side(len(self.groups)))
 
     def __next__(self) -> Fit:
         config, index = self.config, self.index
         if self.ended:
             raise StopIteration
-        outputs = torch.cat(self._at_once([partial(run.iterate, index, self._loss) for run in self.runs]))
+        outputs = torch.cat(self._at_once([partial(group.iterate, index, self._loss) for group in self.groups]))
         decay = min(config.ema, (1 + index) / (10 + index)) if config.growing else config.ema
         self.averages = torch.lerp(outputs, self.averages, decay)
         self.unseen *= decay
@@ -306,11 +319,12 @@ class Fitting(Iterator[Fit]):
         self._threads.close()
 
     def _loss(self, output: Image) -> Tensor:
+        """Summed over networks, of which each sees the gradient of its own."""
         return (self.weight * (self.operator.A(output) - self.y) ** 2).sum()
 
     def state(self) -> dict[str, Tensor]:
         """A copy of all that the next steps depend on, after at least one step."""
-        parts = {f"run {n}": run.state() for n, run in enumerate(self.runs)} | {"watch": self.watch.state()}
+        parts = {f"group {n}": group.state() for n, group in enumerate(self.groups)} | {"watch": self.watch.state()}
         return {
             **{f"{part}, {name}": value for part, values in parts.items() for name, value in values.items()},
             "averages": self.averages.clone(),
@@ -330,27 +344,29 @@ class Fitting(Iterator[Fit]):
         def part(name: str) -> dict[str, Tensor]:
             return {key.removeprefix(f"{name}, "): value for key, value in state.items() if key.startswith(f"{name}, ")}
 
-        for n, run in enumerate(self.runs):
-            run.restore(part(f"run {n}"))
+        for n, group in enumerate(self.groups):
+            group.restore(part(f"group {n}"))
         self.watch.restore(part("watch"), self.measurement.y.device)
         self.averages.copy_(state["averages"])
         self.unseen, self.index = float(state["unseen"]), index
 
 
-class _Run:
-    """One network of a fit, its input z and its optimiser."""
+class _Group:
+    """Networks of a fit that are computed as one, their inputs z and their optimiser."""
 
-    def __init__(self, config: DIPConfig, size: tuple[int, int], where: Compute, generator: torch.Generator):
-        self.config, self.size, self.generator = config, size, generator
-        self.network, z = _network(config, size, generator)
+    def __init__(self, config: DIPConfig, size: tuple[int, int], where: Compute, *generators: torch.Generator):
+        self.config, self.size, self.generators = config, size, generators
+        self.network, z = _networks(config, size, *generators)
         self.optimiser = Adam(self.network, where, config.lr)
         self.z = z.contiguous(memory_format=where.memory_format)
 
     def iterate(self, index: int, loss: Callable[[Image], Tensor]) -> Image:
-        """One step down the gradient; the output that it was taken at."""
+        """One step of each network down its gradient; the outputs that they were taken at, (networks, 3, h, w)."""
         config, z = self.config, self.z
         if config.jitter > 0:
-            z = z + config.jitter * torch.randn(z.shape, generator=self.generator).to(z)
+            shape = (1, config.in_channels, *z.shape[-2:])
+            noise = torch.cat([torch.randn(shape, generator=generator) for generator in self.generators], 1)
+            z = z + config.jitter * noise.to(z)
         whole = {} if index >= config.coarse else {"half": True}
         output = self.network(z, **whole)[..., : self.size[0], : self.size[1]]
         share = index / config.iterations
@@ -360,11 +376,13 @@ class _Run:
         return output.detach().contiguous()
 
     def state(self) -> dict[str, Tensor]:
-        return {**self.optimiser.state(), "generator": self.generator.get_state()}
+        draws = {f"generator {n}": generator.get_state() for n, generator in enumerate(self.generators)}
+        return {**self.optimiser.state(), **draws}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         self.optimiser.restore(state)
-        self.generator.set_state(state["generator"])
+        for n, generator in enumerate(self.generators):
+            generator.set_state(state[f"generator {n}"])
 
 
 class _Watch:

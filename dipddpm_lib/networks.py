@@ -21,21 +21,25 @@ Padding = Literal["zeros", "reflect"]
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def build(make: type[Network], generator: torch.Generator, device: str = "cpu", **arguments: object) -> Network:
-    """Construct `make(**arguments)` with weights drawn from `generator`; the global random state stays untouched.
+def build(make: type[Network], *generators: torch.Generator, device: str = "cpu", **arguments: object) -> Network:
+    """Construct `make(**arguments)` with weights drawn from `generators`; the global random state stays untouched.
 
     Convolutions and linear layers get PyTorch's own initial distribution, U(±1/√fan_in).
     A module with an `after_init` method then sets what starts otherwise (zero outputs).
+    Several generators are for networks with as many `copies`: each copy is the network that its generator alone gives.
     """
+    copies = arguments.get("copies", 1)
+    require(len(generators) == copies, f"build: expected {len(generators)} copies, one a generator, got {copies}")
     with torch.device("meta"):
         network = make(**arguments)
     network = network.to_empty(device="cpu")
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(module.weight[0].numel())
-            module.weight.data.uniform_(-bound, bound, generator=generator)
-            if module.bias is not None:
-                module.bias.data.uniform_(-bound, bound, generator=generator)
+            for values in (module.weight, module.bias):
+                if values is not None:
+                    for part, generator in zip(values.data.chunk(len(generators)), generators, strict=True):
+                        part.uniform_(-bound, bound, generator=generator)
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
             module.reset_parameters()
         else:
@@ -68,21 +72,27 @@ def _gather(device: torch.device, dtype: torch.dtype) -> Tensor:
     return torch.einsum("ka,lb->abkl", taps, taps).reshape(9, 16)
 
 
-def upsampled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """conv2d(interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1); weight (c_out, c_in, 3, 3).
+def upsampled_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None, groups: int = 1) -> Tensor:
+    """conv2d(interpolate(x, scale_factor=2, mode="nearest"), weight, bias, padding=1, groups=groups).
 
-    Done as one transposed convolution with 4×4 weights: four products a pixel in place of nine, and the large tensor
-    is never made (see Shi et al. 2016, arXiv 1609.07009).
+    weight: (c_out, c_in / groups, 3, 3). Done as one transposed convolution with 4×4 weights: four products a pixel in
+    place of nine, and the large tensor is never made (see Shi et al. 2016, arXiv 1609.07009).
     """
-    c_out, c_in = weight.shape[:2]
-    kernel = weight.transpose(0, 1).reshape(-1, 9) @ _gather(weight.device, weight.dtype)
-    kernel = kernel.view(c_in, c_out, 4, 4)
-    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)
+    c_out, c_in = weight.shape[0] // groups, weight.shape[1]
+    by_group = weight.unflatten(0, (groups, c_out)).transpose(1, 2)
+    kernel = by_group.reshape(-1, 9) @ _gather(weight.device, weight.dtype)
+    kernel = kernel.view(groups * c_in, c_out, 4, 4)
+    return F.conv_transpose2d(x, kernel, bias, stride=2, padding=1, groups=groups)
 
 
 def _norm(channels: int) -> nn.BatchNorm2d:
     # DIP never leaves training mode: one image is the batch, running statistics would only cost
     return nn.BatchNorm2d(channels, track_running_stats=False)
+
+
+def _convolution(c_in: int, c_out: int, kernel: int, copies: int, **how: Any) -> nn.Conv2d:
+    """Of each copy by itself: the copies' channels follow each other."""
+    return nn.Conv2d(copies * c_in, copies * c_out, kernel, padding=kernel // 2, groups=copies, **how)
 
 
 class _Block(nn.Sequential):
@@ -97,26 +107,36 @@ class _Block(nn.Sequential):
         stride: int = 1,
         pad: Padding = "zeros",
         bias: bool = True,
+        copies: int = 1,
     ):
-        convolution = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, padding_mode=pad, bias=bias)
-        super().__init__(convolution, _norm(c_out), activation)
+        convolution = _convolution(c_in, c_out, kernel, copies, stride=stride, padding_mode=pad, bias=bias)
+        super().__init__(convolution, _norm(copies * c_out), activation)
 
 
 class _Up(nn.Module):
     """One scale of the way up: x is upsampled, what was kept on the way down joins it, and both are convolved."""
 
     def __init__(
-        self, c_kept: int, c_deep: int, c: int, refine: int, activation: nn.Module, upsampling: Upsampling, lean: bool
+        self,
+        c_kept: int,
+        c_deep: int,
+        c: int,
+        refine: int,
+        activation: nn.Module,
+        upsampling: Upsampling,
+        lean: bool,
+        copies: int = 1,
     ):
         super().__init__()
         pad: Padding = "zeros" if lean else "reflect"
+        self.copies = copies
         self.channels = (c_kept, c_deep)
         self.upsampling = upsampling
         # with nothing between them, upsampling and convolution are one operation
         self.at_once = lean and upsampling == "nearest"
-        self.norm = nn.Identity() if lean else _norm(c_kept + c_deep)
-        self.first = _Block(c_kept + c_deep, c, 3, activation, 1, pad, not lean)
-        self.second = _Block(c, c, refine, activation, 1, pad, not lean)
+        self.norm = nn.Identity() if lean else _norm(copies * (c_kept + c_deep))
+        self.first = _Block(c_kept + c_deep, c, 3, activation, 1, pad, not lean, copies)
+        self.second = _Block(c, c, refine, activation, 1, pad, not lean, copies)
 
     def forward(self, x: Tensor, kept: Tensor | None) -> Tensor:
         # on fewer pixels the kernel costs more to make than it saves
@@ -124,13 +144,15 @@ class _Up(nn.Module):
             convolution, norm, activation = self.first
             assert isinstance(convolution, nn.Conv2d)  # for the types
             for_kept, for_deep = convolution.weight.split(self.channels, 1)
-            y = upsampled_convolution(x, for_deep)
+            y = upsampled_convolution(x, for_deep, groups=self.copies)
             if kept is not None:
-                y = y + F.conv2d(kept, for_kept, padding=1)
+                y = y + F.conv2d(kept, for_kept, padding=1, groups=self.copies)
             return self.second(activation(norm(y)))
         align = False if self.upsampling == "bilinear" else None
         x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=align)
-        x = x if kept is None else torch.cat([kept, x], 1)
+        if kept is not None:
+            apart = [part.unflatten(1, (self.copies, -1)) for part in (kept, x)]
+            x = torch.cat(apart, 2).flatten(1, 2)
         return self.second(self.first(self.norm(x)))
 
 
@@ -143,6 +165,8 @@ class SkipNetwork(nn.Module):
     lift: how many of the finest scales have only a way up; z then comes at 2^-lift of the output's size.
     coarse: add an image at half the size to the output, before the sigmoid; with `half` it is the whole output, and
     the finest scale is left out (the skip outputs of Karras et al. 2020, fig. 7). The finest scale starts at zero.
+    copies: networks of this shape side by side, none connected with another, as groups of every layer: one call for
+    all, where so small layers cost more to call than to compute. z holds their inputs' channels, one after the other.
     """
 
     def __init__(
@@ -156,9 +180,10 @@ class SkipNetwork(nn.Module):
         activation: Literal["silu", "leaky_relu"] = "leaky_relu",
         lift: int = 0,
         coarse: bool = False,
+        copies: int = 1,
     ):
         super().__init__()
-        self.scales, self.lift = len(filters), lift
+        self.scales, self.lift, self.copies = len(filters), lift, copies
         act: nn.Module = nn.SiLU() if activation == "silu" else nn.LeakyReLU(0.2)
         pad: Padding = "zeros" if lean else "reflect"
         self.down, self.skip, self.up = (nn.ModuleList() for _ in range(3))
@@ -166,24 +191,26 @@ class SkipNetwork(nn.Module):
         for i, (c, c_skip) in enumerate(zip(filters, skip, strict=True)):
             deeper = filters[i + 1] if i + 1 < self.scales else c
             if i < lift:
-                self.up.append(_Up(0, deeper, c, refine, act, upsampling, lean))
+                self.up.append(_Up(0, deeper, c, refine, act, upsampling, lean, copies))
                 continue
-            block = [_Block(c_in, c, 3, act, 2, pad, not lean)]
+            block = [_Block(c_in, c, 3, act, 2, pad, not lean, copies)]
             if not lean:
-                block.append(_Block(c, c, 3, act, 1, pad))
+                block.append(_Block(c, c, 3, act, 1, pad, copies=copies))
             self.down.append(nn.Sequential(*block))
-            self.skip.append(_Block(c_in, c_skip, 1, act, bias=not lean) if c_skip else nn.Identity())
-            self.up.append(_Up(c_skip, deeper, c, refine, act, upsampling, lean))
+            joining = _Block(c_in, c_skip, 1, act, bias=not lean, copies=copies) if c_skip else nn.Identity()
+            self.skip.append(joining)
+            self.up.append(_Up(c_skip, deeper, c, refine, act, upsampling, lean, copies))
             c_in = c
-        self.out = nn.Conv2d(filters[0], 3, 1)
-        self.half_out = nn.Conv2d(filters[1], 3, 1) if coarse else None
+        self.out = _convolution(filters[0], 3, 1, copies)
+        self.half_out = _convolution(filters[1], 3, 1, copies) if coarse else None
 
     def after_init(self) -> None:
         if self.half_out is not None:
             nn.init.zeros_(self.out.weight)
             nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
-    def forward(self, z: Float[Tensor, "b c h_z w_z"], half: bool = False) -> Image:
+    def forward(self, z: Float[Tensor, "1 c h_z w_z"], half: bool = False) -> Image:
+        """One image a copy."""
         height, width = (side * 2**self.lift for side in z.shape[-2:])
         # reflection needs two pixels at the coarsest scale
         multiple = 2 ** (self.scales - self.lift)
@@ -200,31 +227,37 @@ class SkipNetwork(nn.Module):
         if not half:
             logits = logits + self.out(self.up[0](x, skips[0]))
         assert isinstance(logits, Tensor)  # `half` needs `coarse`
-        return 2 * torch.sigmoid(logits[..., :height, :width].float()) - 1
+        return _images(logits[..., :height, :width], self.copies)
+
+
+def _images(logits: Tensor, copies: int) -> Image:
+    """(1, 3 copies, h, w) as (copies, 3, h, w) within [-1, 1]."""
+    return 2 * torch.sigmoid(logits.unflatten(1, (copies, 3)).flatten(0, 1).float()) - 1
 
 
 class DeepDecoder(nn.Module):
     """1×1 convolutions and bilinear upsampling alone (Heckel and Hand 2019): each layer conv, up, ReLU, BatchNorm.
 
-    Its input is `in_channels` channels at 2^-depth of the image's size.
+    Its input is `in_channels` channels at 2^-depth of the image's size. copies: as in `SkipNetwork`.
     """
 
-    def __init__(self, filters: tuple[int, ...], in_channels: int):
+    def __init__(self, filters: tuple[int, ...], in_channels: int, copies: int = 1):
         super().__init__()
-        self.scales = len(filters)
+        self.scales, self.copies = len(filters), copies
         sizes = zip((in_channels, *filters[:-1]), filters, strict=True)
-        self.mix = nn.ModuleList(nn.Conv2d(a, b, 1, bias=False) for a, b in sizes)
-        self.norm = nn.ModuleList(_norm(c) for c in filters)
-        self.last = nn.Sequential(nn.Conv2d(filters[-1], filters[-1], 1, bias=False), nn.ReLU(), _norm(filters[-1]))
-        self.out = nn.Conv2d(filters[-1], 3, 1)
+        self.mix = nn.ModuleList(_convolution(a, b, 1, copies, bias=False) for a, b in sizes)
+        self.norm = nn.ModuleList(_norm(copies * c) for c in filters)
+        last = _convolution(filters[-1], filters[-1], 1, copies, bias=False)
+        self.last = nn.Sequential(last, nn.ReLU(), _norm(copies * filters[-1]))
+        self.out = _convolution(filters[-1], 3, 1, copies)
 
-    def forward(self, z: Float[Tensor, "b c h0 w0"]) -> Image:
+    def forward(self, z: Float[Tensor, "1 c h0 w0"]) -> Image:
         """z at the coarse size; the output is 2^depth times as large."""
         x = z.to(self.out.weight.dtype)
         for mix, norm in zip(self.mix, self.norm, strict=True):
             x = F.interpolate(mix(x), scale_factor=2, mode="bilinear", align_corners=False)
             x = norm(F.relu(x))
-        return 2 * torch.sigmoid(self.out(self.last(x)).float()) - 1
+        return _images(self.out(self.last(x)), self.copies)
 
 
 def _normalised(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from dataclasses import replace
 
@@ -96,8 +97,8 @@ def test_a_coarse_start_leaves_the_finest_scale_as_it_is(monkeypatch: pytest.Mon
     """Half the size first: what the finest scale computes with changes only afterwards."""
     config = replace(TINY, iterations=6, coarse=4)
     built: list[torch.nn.Module] = []
-    make = dip._network
-    monkeypatch.setattr(dip, "_network", lambda *a: (found := make(*a), built.append(found[0]))[0])
+    make = dip._networks
+    monkeypatch.setattr(dip, "_networks", lambda *a: (found := make(*a), built.append(found[0]))[0])
     finest = []
     for _ in dip.reconstruct(_clean(), config, compute.generator(0, "dip")):
         net = built[0]
@@ -198,14 +199,14 @@ def test_runs_are_fits_of_their_own_and_the_estimate_is_their_mean() -> None:
 
 
 def test_side_by_side_or_in_turn_the_bits_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads give each run one; with one thread the runs take turns on it."""
+    """Two threads give each group of runs one; with one thread the groups take turns on it."""
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             where = replace(compute.default(), device="cpu", threads=threads)
             monkeypatch.setattr(compute, "default", lambda where=where: where)
-            found.append(_fits(_clean(), replace(TINY, runs=3, iterations=5))[-1].x0_hat)
+            found.append(_fits(_clean(), replace(TINY, runs=1 + dip.TOGETHER, iterations=5))[-1].x0_hat)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
@@ -217,7 +218,7 @@ def test_a_fit_that_is_abandoned_leaves_no_thread_behind(closed: bool, monkeypat
     where = replace(compute.default(), device="cpu", threads=2)
     monkeypatch.setattr(compute, "default", lambda: where)
     try:
-        fits = dip.reconstruct(_clean(), replace(TINY, runs=2), compute.generator(0, "dip"))
+        fits = dip.reconstruct(_clean(), replace(TINY, runs=2 * dip.TOGETHER), compute.generator(0, "dip"))
         next(fits)
         assert before < threading.active_count() <= before + 2, "a thread that is idle again takes the second run too"
         if closed:
@@ -242,7 +243,7 @@ def test_held_out_entries_do_not_reach_the_fit() -> None:
     config = replace(TINY, iterations=4, stop="held_out", held_out=0.2)  # with one run, which draws no seeds first
     # the mask is drawn after the network and its input, as reconstruct does
     draw = compute.generator(0, "dip")
-    dip._network(config, (32, 32), draw)
+    dip._networks(config, (32, 32), draw)
     held = y.operator.held_out(y.y, 0.2, draw)
     spoiled = torch.where(held, torch.full_like(y.y, 9.0), y.y)
     a, b = _fits(y, config), _fits(Measurement(spoiled, y.operator, y.sigma_y), config)
@@ -325,7 +326,7 @@ def test_real_and_imaginary_part_count_together(share: float) -> None:
         for kind in (operators.Fourier, _EachAlone):
             operator = kind(mask)
             y = operators.measure(operator, x, 0.0, compute.generator(0, "n"))
-            fitting = dip.reconstruct(y, config, compute.generator(0, "dip"))
+            fitting = dip.reconstruct(y, config, compute.generator(3, "dip"))
             *_, last = fitting
             residual = (fitting.held * (operator.A(last.x0_hat) - y.y) ** 2).sum() / fitting.count
             found.append(last.rmse_hat)
@@ -364,10 +365,10 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 
 
 RESUMED = {
-    "held_out": (replace(TINY, stop="held_out", held_out=0.1, warmup=4, patience=5, runs=2, iterations=24), 14),
+    "held_out": (replace(TINY, stop="held_out", held_out=0.1, warmup=4, patience=5, runs=3, iterations=24), 14),
     "emv": (replace(TINY, stop="emv", warmup=0, patience=5, iterations=200), 58),  # it watches from iteration 50 on
     "none": (replace(TINY, warmup=0, coarse=5, growing=True, lr_end=0.1, iterations=10), 4),
-    "float32": (replace(TINY, float32=True, runs=2, iterations=5), 2),
+    "float32": (replace(TINY, float32=True, runs=3, iterations=5), 2),
 }
 
 
@@ -381,7 +382,8 @@ def _again(kind: str, forget: str | None = None, later: int = 0) -> list[Fit]:
     next(first)
     again = dip.reconstruct(_noisy(0.3)[1], config, compute.generator(0, "dip"))
     if forget is not None:
-        fresh = again.runs[int(forget[4])].generator.get_state() if "generator" in forget else None
+        group, draw = (int(word) for word in re.findall(r"\d+", forget)) if "generator" in forget else (0, 0)
+        fresh = again.groups[group].generators[draw].get_state() if "generator" in forget else None
         state[forget] = torch.ones_like(state[forget]) if fresh is None else fresh
     again.restore(load_tensors(save_tensors(state)))
     return list(again)
@@ -406,8 +408,8 @@ def test_a_fit_taken_up_is_the_same_to_the_bit(kind: str, dtype: str, monkeypatc
 @pytest.mark.parametrize(
     "forget",
     [
-        *("run 0, generator", "run 1, generator", "run 0, weights", "run 1, exp_avg", "run 0, exp_avg_sq"),
-        *("run 1, step", "averages", "unseen"),
+        *("group 0, generator 0", "group 0, generator 1", "group 1, generator 0", "group 0, weights"),
+        *("group 1, exp_avg", "group 0, exp_avg_sq", "group 1, step", "averages", "unseen"),
     ],
 )
 def test_a_fit_without_a_part_of_its_state_goes_elsewhere(forget: str) -> None:

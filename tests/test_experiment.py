@@ -492,7 +492,7 @@ print(json.dumps({
     "taken up at": int(state["index"]),
     "stopped at": found.extra["iterations"],
     "same": bits(found) == bits(whole),
-    "without its generator": bits(elsewhere("broken", {**state, "run 1, generator": fresh})) == bits(whole),
+    "without its generator": bits(elsewhere("broken", {**state, "group 0, generator 1": fresh})) == bits(whole),
     "seconds": [float(state["noted.seconds"]), found.total_seconds],
     "trace": [row[1] for row in found.trace],
 }))

@@ -110,19 +110,22 @@ def test_the_published_dip_network_is_the_published_one_layer_by_layer() -> None
 @given(
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    groups=st.integers(1, 3),
     bias=st.booleans(),
 )
 def test_upsampling_and_convolving_at_once_is_the_same(
-    size: tuple[int, int], channels: tuple[int, int], bias: bool
+    size: tuple[int, int], channels: tuple[int, int], groups: int, bias: bool
 ) -> None:
     """In float64, up to rounding: sums of at most 9 · 3 products of numbers of order 1."""
     draw = generator()
+    c_in, c_out = channels
     x, weight, b = (
         torch.randn(shape, generator=draw, dtype=torch.float64)
-        for shape in ((2, channels[0], *size), (channels[1], channels[0], 3, 3), (channels[1],))
+        for shape in ((2, groups * c_in, *size), (groups * c_out, c_in, 3, 3), (groups * c_out,))
     )
-    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, b if bias else None, padding=1)
-    found = networks.upsampled_convolution(x, weight, b if bias else None)
+    b = b if bias else None
+    plain = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), weight, b, padding=1, groups=groups)
+    found = networks.upsampled_convolution(x, weight, b, groups)
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-12)
 
 
@@ -447,6 +450,46 @@ def test_residual_branches_and_the_head_start_at_zero() -> None:
     blocks = 2 * 3 + 1  # an encoder and a decoder block a scale, and the middle
     assert len(zeros) == blocks + 1
     assert "head.2.weight" in zeros
+
+
+LEAN = {"filters": (8, 4, 8), "skip": (4, 0, 3), "in_channels": 5, "upsampling": "nearest", "lean": True}
+SEVERAL: dict[str, tuple[type[nn.Module], dict[str, Any]]] = {
+    "lean": (SkipNetwork, {**LEAN, "activation": "silu", "lift": 1}),
+    "published": (SkipNetwork, {**LEAN, "upsampling": "bilinear", "lean": False}),
+    "coarse": (SkipNetwork, {**LEAN, "coarse": True}),
+    "decoder": (DeepDecoder, {"filters": (8, 4), "in_channels": 5}),
+}
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_copies_are_the_networks_that_their_generators_give(kind: str) -> None:
+    """In float64: the same weights to the bit, the same images and gradients up to rounding, none from another's."""
+    make, arguments = SEVERAL[kind]
+    count, inputs = 3, 5
+    together = build(make, *(generator(seed) for seed in range(count)), **arguments, copies=count).double()
+    z = torch.rand(1, count * inputs, 32, 24, generator=generator(9), dtype=torch.float64)
+    images = together(z)
+    targets = torch.rand(images.shape, generator=generator(8), dtype=torch.float64)
+    (images - targets).square().sum().backward()
+    assert len(images) == count
+    for seed in range(count):
+        alone = build(make, generator(seed), **arguments).double()
+        image = alone(z[:, seed * inputs : (seed + 1) * inputs])
+        (image - targets[seed : seed + 1]).square().sum().backward()
+        torch.testing.assert_close(image, images[seed : seed + 1], rtol=0, atol=1e-6)  # the sigmoid is of float32
+        for whole, own in zip(together.parameters(), alone.parameters(), strict=True):
+            assert torch.equal(whole.chunk(count)[seed], own)
+            if own.grad is None:
+                assert whole.grad is None
+                continue
+            largest = float(own.grad.abs().max())
+            torch.testing.assert_close(whole.grad.chunk(count)[seed], own.grad, rtol=0, atol=1e-5 * (1 + largest))
+
+
+def test_several_generators_need_as_many_copies() -> None:
+    make, arguments = SEVERAL["lean"]
+    with pytest.raises(InputError, match="build: expected 2 copies, one a generator, got 3"):
+        build(make, generator(0), generator(1), **arguments, copies=3)
 
 
 def test_the_finest_scale_joins_the_coarse_image_without_a_jump() -> None:
