@@ -20,8 +20,8 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 export GOMP_SPINCOUNT := 20000
 # glibc keeps freed blocks instead of handing them back to be zeroed and mapped anew: 5 to 13 % of a DIP iteration, 10 % of
 # a denoiser's call
-export MALLOC_TRIM_THRESHOLD_ := 268435456
-export MALLOC_MMAP_THRESHOLD_ := 33554432
+export MALLOC_TRIM_THRESHOLD_ ?= 268435456
+export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 # This venv's kernel, never one of the same name in the home folder.
 export JUPYTER_PREFER_ENV_PATH := 1
 

@@ -39,6 +39,7 @@ from dipddpm_lib.types import Measurement, Result
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+TOGETHER = dip.together
 RUN = HERE / "run"  # the store and the pages of `report_rows`
 TASK = "denoise_25"
 YARDSTICKS = {"published": DIPConfig.published(), "snail": DIPConfig.snail(), "Deep Decoder": DIPConfig.deep_decoder()}
@@ -98,11 +99,11 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     return spread([a / b for a, b in zip(slow, fast, strict=True)])
 
 
-def iterations(config: DIPConfig, size: int, together: int = dip.TOGETHER) -> Callable[[], object]:
-    """One iteration a call, of a fit that does not end; together: networks that are computed as one."""
+def iterations(config: DIPConfig, size: int, together: int = 0) -> Callable[[], object]:
+    """One iteration a call, of a fit that does not end; together: networks that are computed as one, 0 as usual."""
     endless = replace(config, iterations=10**6, stop="none")
     y = Cell("coffee", size, 0, endless, TASK).measurement(images.load("coffee", size))
-    with mock.patch.object(dip, "TOGETHER", together):
+    with mock.patch.object(dip, "together", lambda *usual: together or TOGETHER(*usual)):
         fits = dip.reconstruct(y, endless, compute.generator(0, "dip"))
     return lambda: next(fits)
 
@@ -183,11 +184,11 @@ def step_rows(quick: bool) -> Iterator[Row]:
     one, y = replace(fast, runs=1), Cell("coffee", 128, 0, fast, TASK).measurement(images.load("coffee", 128))
 
     def stepwise(config: DIPConfig, at_once: bool) -> Callable[[], object]:
-        run = dip._Group(config, y.image_size, compute.default(), compute.generator(0, "dip"))
-        for module in run.network.modules():
+        group = dip._Group(config, y.image_size, compute.default(), compute.generator(0, "dip"))
+        for module in group.network.modules():
             if isinstance(module, networks._Up):
                 module.at_once = at_once
-        return lambda: run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
+        return lambda: group.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
 
     alone, together, singly = iterations(one, 128), iterations(fast, 128), iterations(fast, 128, together=1)
     averages = torch.rand(fast.runs, 3, 128, 128, generator=compute.generator(0, "averages"))
@@ -196,12 +197,13 @@ def step_rows(quick: bool) -> Iterator[Row]:
         together()
         averages.var(0), averages.var(0)
 
+    each = dip.together(fast.runs, 128**2, compute.default().threads)
     pairs = {
         f"{fast.runs} networks side by side on {compute.default().threads} threads, not in turn on all": (
             lambda: [alone() for _ in range(fast.runs)],
             singly,
         ),
-        f"{dip.TOGETHER} networks as one, not one by one": (singly, together),
+        f"{each} networks as one, not one by one": (singly, together),
         f"how far {fast.runs} networks disagree by sums of squares, not by PyTorch's variance": (
             with_variances,
             together,
@@ -224,7 +226,7 @@ def interpreters_row(quick: bool) -> Iterator[Row]:
     fast, rounds = DIPConfig.fast(), 5 if quick else 15
     where = compute.default()
     together = [1e3 * t for t in in_turn({"fast": iterations(fast, 128)}, rounds)["fast"]]
-    # a divisor of the networks, so that the interpreters hold them all
+    # a divisor of the networks, so that the interpreters hold them all, in the same groups
     apart = max(n for n in range(1, fast.runs + 1) if fast.runs % n == 0 and n <= where.threads)
     answers = at_once(apart, "--networks", str(fast.runs // apart), str(rounds), DIPDDPM_THREADS="1")
     alone = [1e3 * t for answer in answers for t in json.loads(answer)]
@@ -242,17 +244,13 @@ def interpreters_row(quick: bool) -> Iterator[Row]:
 
 
 def networks_alone(count: int, rounds: int) -> None:
-    """Seconds of `count` networks' iterations on one thread, one after the other; prints JSON."""
+    """Seconds of an iteration of `count` networks as one, on one thread; prints JSON."""
     y = Cell("coffee", 128, 0, DIPConfig.fast(), TASK).measurement(images.load("coffee", 128))
-    seeds = [range(count)[start : start + dip.TOGETHER] for start in range(0, count, dip.TOGETHER)]
-    runs = [
-        dip._Group(DIPConfig.fast(), y.image_size, compute.default(), *(compute.generator(seed, "dip") for seed in few))
-        for few in seeds
-    ]
+    draws = [compute.generator(seed, "dip") for seed in range(count)]
+    group = dip._Group(DIPConfig.fast(), y.image_size, compute.default(), *draws)
 
     def work() -> None:
-        for run in runs:
-            run.iterate(0, lambda output: torch.nn.functional.mse_loss(output, y.y))
+        group.iterate(0, lambda output: (output - y.y).square().mean((1, 2, 3)).sum())
 
     work()
     wait_for_the_others()
@@ -315,6 +313,12 @@ def one_network(config: DIPConfig) -> Callable[[], object]:
     return iterations(replace(config, runs=1), 128)
 
 
+def one_thread(config: DIPConfig) -> Callable[[], object]:
+    """An iteration of as many of its networks as one thread computes as one."""
+    count = dip.together(config.runs, 128**2, compute.default().threads)
+    return iterations(replace(config, runs=count), 128, together=count)
+
+
 def largest_parts(work: Callable[[], object]) -> str:
     parts = profile(work)
     most = sorted(parts, key=lambda kind: -parts[kind])[:4]
@@ -357,7 +361,7 @@ def share_rows(quick: bool) -> Iterator[Row]:
     operations = {name: flops(work) for name, work in works.items() if name not in fitted}
     operations |= {n: c.runs * flops(one_network(c)) for n, c in fitted.items()}
     for name, work in works.items():
-        parts = largest_parts(one_network(fitted[name]) if name in fitted else work)
+        parts = largest_parts(one_thread(fitted[name]) if name in fitted else work)
         shares = [100 * operations[name] / t / limit() for t in times[name]]
         yield Row(
             f"{name}: share of the rate of a convolution 128 → 128",
@@ -755,14 +759,10 @@ def main() -> None:
         if other:
             parser.error(f"{arguments.output} has another {' and '.join(other)}: run all rows, or give --output")
         rows = [row for row in before["rows"] if row["kind"] not in arguments.only]
-    record["profile"] = {
-        name: profile(one_network(config))
-        for name, config in {
-            "published": DIPConfig.published(),
-            "24 to 128 wide": BEFORE,
-            "fast": DIPConfig.fast(),
-        }.items()
-    }
+    profiled = {"published": DIPConfig.published(), "24 to 128 wide": BEFORE, "fast": DIPConfig.fast()}
+    works = {name: one_network(config) for name, config in profiled.items()}
+    works["fast, two as one"] = iterations(replace(DIPConfig.fast(), runs=2), 128, together=2)
+    record["profile"] = {name: profile(work) for name, work in works.items()}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["DIPDDPM_STORE"] = folder  # timings are taken, never read
         for make in ROWS:

@@ -31,7 +31,8 @@ class Anchored(dip.Fitting):
     anchor: Image
 
     def _loss(self, output: Image) -> Tensor:
-        return super()._loss(output) + torch.nn.functional.mse_loss(output, self.anchor.to(output))
+        # of each network, as the first term is
+        return super()._loss(output) + (output - self.anchor.to(output)).square().mean((1, 2, 3)).sum()
 
 
 def _goes_on(fit: dip.Fitting, measurement: Measurement, anchor: Image, seed: int) -> Image:

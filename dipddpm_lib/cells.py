@@ -10,7 +10,7 @@ from typing import Any, Literal
 from . import compute, hybrid, images, operators, priors, store
 from .classical import ClassicalConfig
 from .ddpm import SampleConfig, TrainConfig
-from .dip import TOGETHER, DIPConfig
+from .dip import DIPConfig, together
 from .hybrid import HybridConfig
 from .schedules import NoiseSchedule, ScheduleName, spacing
 from .types import Image, InputError, Measurement, check_fields, require
@@ -211,7 +211,7 @@ LEAN_FIT, FULL_FIT, DECODER_FIT, CALL, TRAINING = 6.5, 11, 3.8, 3.5, 25
 PIXEL_BYTES = 300
 STATES = 4  # float32 copies of each weight: itself, its gradient and Adam's two moments
 # An iteration's time by channel, in that of a denoiser's call: `fast`, `published` and the networks between them took
-# 0.49 to 0.89 at 128² (one thread of two, float32).
+# 0.49 to 0.89 at 128² (one thread of two, float32), each network computed by itself.
 LEAN_ITERATION, FULL_ITERATION = 0.5, 0.8
 
 
@@ -229,7 +229,9 @@ def bytes_needed(
         fit = config.dip if _fits(config) else config.sample
     if isinstance(fit, DIPConfig):
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
-        at_once = min(fit.runs, TOGETHER * (threads or compute.default().threads)) * (4 if fit.float32 else number)
+        # groups of networks run side by side on the CPU, elsewhere in turn
+        lanes = (threads or compute.default().threads) if compute.default().device == "cpu" else 1
+        at_once = min(fit.runs, lanes * together(fit.runs, size**2, lanes)) * (4 if fit.float32 else number)
         padded = 2**fit.depth * -(-size // 2**fit.depth)  # every scale halves the side
         # z and the skips are kept once or more, at the sizes of their scales
         extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)

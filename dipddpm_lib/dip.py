@@ -189,8 +189,14 @@ class Fit(Step):
     rmse_hat: float | None = None
 
 
-TOGETHER = 2
-"""Networks that are computed as one: half of the calls. Four save more at 128² and lose at 256², for want of cache."""
+def together(runs: int, pixels: int, lanes: int) -> int:
+    """How many of a fit's networks are computed as one; lanes: groups that run side by side.
+
+    Every layer of a group is one layer with a group of channels for each network: the same arithmetic in fewer calls,
+    which so small layers take longer to make than to compute. No lane is left idle, and no more than two networks
+    share a large image, where the cache holds no more.
+    """
+    return min(-(-runs // lanes), max(2, 2**17 // pixels))
 
 
 def _networks(config: DIPConfig, size: tuple[int, int], *generators: torch.Generator) -> tuple[nn.Module, Tensor]:
@@ -256,7 +262,10 @@ class Fitting(Iterator[Fit]):
         # the first run goes on drawing from the caller's generator, each other has one of its own
         seeds = torch.randint(2**48, (config.runs - 1,), generator=generator).tolist()
         draws = [generator, *(torch.Generator().manual_seed(seed) for seed in seeds)]
-        groups = [draws[start : start + TOGETHER] for start in range(0, config.runs, TOGETHER)]
+        lanes = where.threads if where.device == "cpu" else 1
+        height, width = measurement.image_size
+        count = together(config.runs, height * width, lanes)
+        groups = [draws[start : start + count] for start in range(0, config.runs, count)]
         self.groups = [_Group(config, measurement.image_size, where, *group) for group in groups]
 
         support = operator.support.to(y).expand(y.shape)

@@ -29,6 +29,8 @@ def build(make: type[Network], *generators: torch.Generator, device: str = "cpu"
     Several generators are for networks with as many `copies`: each copy is the network that its generator alone gives.
     """
     copies = arguments.get("copies", 1)
+    known = all(isinstance(generator, torch.Generator) for generator in generators)
+    require(known, f"build: expected torch.Generators before the named arguments, got {generators!r}")
     require(len(generators) == copies, f"build: expected {len(generators)} copies, one a generator, got {copies}")
     with torch.device("meta"):
         network = make(**arguments)
@@ -150,9 +152,9 @@ class _Up(nn.Module):
             return self.second(activation(norm(y)))
         align = False if self.upsampling == "bilinear" else None
         x = F.interpolate(x, scale_factor=2, mode=self.upsampling, align_corners=align)
-        if kept is not None:
-            apart = [part.unflatten(1, (self.copies, -1)) for part in (kept, x)]
-            x = torch.cat(apart, 2).flatten(1, 2)
+        if kept is not None:  # chunks of four dimensions: a join of five would lose the memory format
+            by_copy = zip(kept.chunk(self.copies, 1), x.chunk(self.copies, 1), strict=True)
+            x = torch.cat([part for both in by_copy for part in both], 1)
         return self.second(self.first(self.norm(x)))
 
 

@@ -869,7 +869,7 @@ def test_a_fit_that_goes_on_with_a_second_target_comes_nearer_to_it() -> None:
     x = images.load("coffee", 32)
     m = operators.measure(operators.Identity(), x, 0.1, compute.generator(0, "measure"))
     anchor = torch.zeros_like(x)
-    config = replace(DIPConfig.fast(20), runs=1, stop="none")
+    config = replace(DIPConfig.fast(20), runs=2, stop="none")
     fit = dip.reconstruct(m, config, compute.generator(0, "dip"))
     *_, _ = fit
     further = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import threading
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -199,17 +200,46 @@ def test_runs_are_fits_of_their_own_and_the_estimate_is_their_mean() -> None:
 
 
 def test_side_by_side_or_in_turn_the_bits_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two threads give each group of runs one; with one thread the groups take turns on it."""
+    """Two threads give each group of runs one; a group does not depend on what runs beside it."""
     before, found = torch.get_num_threads(), []
+    where = replace(compute.default(), device="cpu", threads=2)
+    monkeypatch.setattr(compute, "default", lambda: where)
     try:
-        for threads in (1, 2):
-            torch.set_num_threads(threads)
-            where = replace(compute.default(), device="cpu", threads=threads)
-            monkeypatch.setattr(compute, "default", lambda where=where: where)
-            found.append(_fits(_clean(), replace(TINY, runs=1 + dip.TOGETHER, iterations=5))[-1].x0_hat)
+        for in_turn in (False, True):
+            torch.set_num_threads(1)
+            if in_turn:
+                monkeypatch.setattr(
+                    compute, "side_by_side", lambda count: nullcontext(lambda works: [w() for w in works])
+                )
+            found.append(_fits(_clean(), replace(TINY, runs=3, iterations=5))[-1].x0_hat)
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("runs", "side", "lanes", "groups"),
+    [
+        (4, 128, 1, [4]),
+        (4, 128, 2, [2, 2]),
+        (2, 128, 2, [1, 1]),
+        (3, 64, 2, [2, 1]),
+        (4, 128, 8, [1, 1, 1, 1]),
+        (4, 192, 1, [3, 1]),
+        (4, 512, 1, [2, 2]),
+    ],
+)
+def test_networks_are_computed_together_as_threads_and_cache_allow(
+    runs: int, side: int, lanes: int, groups: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = replace(compute.default(), device="cpu", threads=lanes)
+    monkeypatch.setattr(compute, "default", lambda: where)
+    monkeypatch.setattr(compute, "side_by_side", lambda count: nullcontext())  # no threads for what does not run
+    x = torch.zeros(1, 3, side, side)
+    y = operators.measure(operators.Identity(), x, 0.1, compute.generator(0, "measure"))
+    fit = dip.reconstruct(y, replace(TINY, runs=runs), compute.generator(0, "dip"))
+    fit.close()
+    assert [len(group.generators) for group in fit.groups] == groups
 
 
 @pytest.mark.parametrize("closed", [True, False])
@@ -218,9 +248,9 @@ def test_a_fit_that_is_abandoned_leaves_no_thread_behind(closed: bool, monkeypat
     where = replace(compute.default(), device="cpu", threads=2)
     monkeypatch.setattr(compute, "default", lambda: where)
     try:
-        fits = dip.reconstruct(_clean(), replace(TINY, runs=2 * dip.TOGETHER), compute.generator(0, "dip"))
+        fits = dip.reconstruct(_clean(), replace(TINY, runs=2), compute.generator(0, "dip"))
         next(fits)
-        assert before < threading.active_count() <= before + 2, "a thread that is idle again takes the second run too"
+        assert before < threading.active_count() <= before + 2, "a thread that is idle again takes the second group too"
         if closed:
             fits.close()
             assert list(fits) == []
@@ -389,6 +419,13 @@ def _again(kind: str, forget: str | None = None, later: int = 0) -> list[Fit]:
     return list(again)
 
 
+@pytest.fixture
+def pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two networks a group, as on two threads."""
+    monkeypatch.setattr(dip, "together", lambda runs, pixels, lanes: 2)
+
+
+@pytest.mark.usefixtures("pairs")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", RESUMED)
 def test_a_fit_taken_up_is_the_same_to_the_bit(kind: str, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -412,6 +449,7 @@ def test_a_fit_taken_up_is_the_same_to_the_bit(kind: str, dtype: str, monkeypatc
         *("group 1, exp_avg", "group 0, exp_avg_sq", "group 1, step", "averages", "unseen"),
     ],
 )
+@pytest.mark.usefixtures("pairs")
 def test_a_fit_without_a_part_of_its_state_goes_elsewhere(forget: str) -> None:
     assert not torch.equal(_again("held_out", forget)[-1].x0_hat, _again("held_out")[-1].x0_hat)
 
