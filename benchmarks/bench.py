@@ -219,6 +219,17 @@ def step_rows(quick: bool) -> Iterator[Row]:
         times = in_turn({"without": without, "with": with_it}, rounds)
         yield Row(f"DIP iteration, 128²: {name}", "the same without", *ratio(times["without"], times["with"]),
                   "× faster", 1.0)  # fmt: skip
+    # in processes of their own, which are told before they begin
+    found: dict[str, list[float]] = {"handed back": [], "kept": []}
+    for _ in range(1 if quick else 5):
+        for blocks, environment in {"handed back": dict.fromkeys(KEPT), "kept": KEPT}.items():
+            times = json.loads(_python(str(HERE / "bench.py"), "--fast", str(3 * rounds), **environment))
+            found[blocks].append(median(times))
+    yield Row("DIP iteration, 128²: blocks that are freed stay with the process", "the same without",
+              *ratio(found["handed back"], found["kept"]), "× faster", 1.0)  # fmt: skip
+
+
+KEPT = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_MMAP_THRESHOLD_": "33554432"}  # as `make` has it, for glibc
 
 
 def interpreters_row(quick: bool) -> Iterator[Row]:
@@ -508,11 +519,12 @@ def import_row(quick: bool) -> Iterator[Row]:
     yield Row("import of the methods, beyond torch", "–", *spread(found), "s", 0.3, at_least=False)
 
 
-def _python(*arguments: str, **environment: str) -> str:
+def _python(*arguments: str, **environment: str | None) -> str:
+    """What a process prints in this environment but for `environment`, whose None takes a variable away."""
     run = [sys.executable, *arguments]
-    return subprocess.run(
-        run, env={**os.environ, **environment}, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ).stdout
+    names = {**os.environ, **environment}
+    given = {name: value for name, value in names.items() if value is not None}
+    return subprocess.run(run, env=given, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
 
 
 OLD = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -735,12 +747,16 @@ def main() -> None:
     parser.add_argument("--only", metavar="ROWS", choices=kinds, nargs="+", help="these kinds, in place of the old")
     parser.add_argument("--output", type=Path, default=HERE / "results.json")
     parser.add_argument("--networks", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--fast", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
     parser.add_argument("--plain", type=int, metavar="ROUNDS", help=argparse.SUPPRESS)
     parser.add_argument("--scale", type=int, nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--writes", type=int, nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.networks:
         networks_alone(*arguments.networks)
+        return
+    if arguments.fast:
+        print(json.dumps(in_turn({"fast": iterations(DIPConfig.fast(), 128)}, arguments.fast)["fast"]))
         return
     if arguments.plain:
         plain(arguments.plain)
@@ -769,7 +785,8 @@ def main() -> None:
             if not arguments.only or make.__name__ in arguments.only:
                 fresh = list(make(arguments.quick))
                 print(table(fresh), flush=True)
-                made = {"kind": make.__name__, "source": store.source_digest()}
+                environment = {name: os.environ.get(name, "") for name in ("GOMP_SPINCOUNT", *KEPT)}
+                made = {"kind": make.__name__, "source": store.source_digest(), "environment": environment}
                 rows += [{**made, **asdict(row), "reached": row.reached} for row in fresh]
                 record["rows"] = sorted(rows, key=lambda row: kinds.index(row["kind"]))
                 keep(arguments.output, json.dumps(record, indent=1, ensure_ascii=False))  # what follows may fail

@@ -397,7 +397,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
 RESUMED = {
     "held_out": (replace(TINY, stop="held_out", held_out=0.1, warmup=4, patience=5, runs=3, iterations=24), 14),
     "emv": (replace(TINY, stop="emv", warmup=0, patience=5, iterations=200), 58),  # it watches from iteration 50 on
-    "none": (replace(TINY, warmup=0, coarse=5, growing=True, lr_end=0.1, iterations=10), 4),
+    "none": (replace(TINY, warmup=0, coarse=5, growing=True, lr_end=0.1, runs=3, iterations=10), 4),
     "float32": (replace(TINY, float32=True, runs=3, iterations=5), 2),
 }
 
