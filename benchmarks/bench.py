@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
@@ -220,9 +220,10 @@ def step_rows(quick: bool) -> Iterator[Row]:
         yield Row(f"DIP iteration, 128²: {name}", "the same without", *ratio(times["without"], times["with"]),
                   "× faster", 1.0)  # fmt: skip
     # in processes of their own, which are told before they begin
-    found: dict[str, list[float]] = {"handed back": [], "kept": []}
+    environments: dict[str, Mapping[str, str | None]] = {"handed back": dict.fromkeys(KEPT), "kept": KEPT}
+    found: dict[str, list[float]] = {blocks: [] for blocks in environments}
     for _ in range(1 if quick else 5):
-        for blocks, environment in {"handed back": dict.fromkeys(KEPT), "kept": KEPT}.items():
+        for blocks, environment in environments.items():
             times = json.loads(_python(str(HERE / "bench.py"), "--fast", str(3 * rounds), **environment))
             found[blocks].append(median(times))
     yield Row("DIP iteration, 128²: blocks that are freed stay with the process", "the same without",
