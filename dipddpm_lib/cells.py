@@ -231,7 +231,8 @@ def bytes_needed(
         each = DECODER_FIT if fit.network == "deep_decoder" else LEAN_FIT if fit.lean else FULL_FIT
         # groups of networks run side by side on the CPU, elsewhere in turn
         lanes = (threads or compute.default().threads) if compute.default().device == "cpu" else 1
-        at_once = min(fit.runs, lanes * together(fit.runs, size**2, lanes)) * (4 if fit.float32 else number)
+        # a size that is no size is refused later, in its own words
+        at_once = min(fit.runs, lanes * together(fit.runs, max(1, size**2), lanes)) * (4 if fit.float32 else number)
         padded = 2**fit.depth * -(-size // 2**fit.depth)  # every scale halves the side
         # z and the skips are kept once or more, at the sizes of their scales
         extra = fit.in_channels / 4**fit.lift + _channels(fit.skips)

@@ -165,3 +165,9 @@ def test_the_work_of_a_cell_follows_its_passes() -> None:
     assert replace(fit, config=replace(long, runs=2 * long.runs)).work() == pytest.approx(2 * fit.work(), rel=0.01)
     assert cell(SampleConfig(steps=hybrid.calls)).work() < calls, "a smaller prior's calls take less"
     assert 0 < cell(ClassicalConfig(), **bundled).work() < fit.work() / 100
+
+
+@pytest.mark.parametrize("size", [0, -8])
+def test_a_size_that_is_none_is_refused_and_not_divided_by(size: int) -> None:
+    with pytest.raises(InputError, match="size: expected"):
+        Cell("coffee", size, 0, DIPConfig.fast(5)).check()
