@@ -15,6 +15,7 @@ from dipddpm_lib import cells, compute, images, priors, store
 from dipddpm_lib.cells import Cell, Config
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig
+from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.types import InputError
 from grids import CELLS, DIP, HYBRID, SAMPLE, TRAINING, cell, key
