@@ -881,3 +881,7 @@ def test_a_fit_that_goes_on_with_a_second_target_comes_nearer_to_it() -> None:
         *_, end = again
         further[name] = float((end.x_t - anchor).square().mean())
     assert further["anchored"] < further["plain"]
+    outputs = torch.rand(2, *x.shape[1:], generator=compute.generator(0, "outputs"))
+    assert isinstance(again, couplings.Anchored)
+    alone = sum(again._loss(output[None]) for output in outputs)
+    torch.testing.assert_close(again._loss(outputs), alone, rtol=1e-5, atol=0)  # both terms of each network
