@@ -18,8 +18,8 @@ NOTEBOOKS = $(wildcard notebooks/*.ipynb)
 # idle threads wait awake for a moment, then sleep: sleeping at once makes a DIP iteration two to three times slower, and
 # waiting for ever starves a second program on the same cores
 export GOMP_SPINCOUNT := 20000
-# glibc keeps freed blocks instead of handing them back to be zeroed and mapped anew: 5 to 13 % of a DIP iteration, 10 % of
-# a denoiser's call
+# glibc keeps freed blocks instead of handing them back to be zeroed and mapped anew: an eighth of a DIP iteration on two
+# threads (a row of the bench)
 export MALLOC_TRIM_THRESHOLD_ ?= 268435456
 export MALLOC_MMAP_THRESHOLD_ ?= 33554432
 # This venv's kernel, never one of the same name in the home folder.

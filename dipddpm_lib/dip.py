@@ -194,7 +194,7 @@ def together(runs: int, pixels: int, lanes: int) -> int:
 
     Every layer of a group is one layer with a group of channels for each network: the same arithmetic in fewer calls,
     which so small layers take longer to make than to compute. No lane is left idle, and no more than two networks
-    share a large image, where the cache holds no more.
+    share a large image, where more of them were slower.
     """
     return min(-(-runs // lanes), max(2, 2**17 // pixels))
 
