@@ -356,7 +356,7 @@ def test_real_and_imaginary_part_count_together(share: float) -> None:
         for kind in (operators.Fourier, _EachAlone):
             operator = kind(mask)
             y = operators.measure(operator, x, 0.0, compute.generator(0, "n"))
-            fitting = dip.reconstruct(y, config, compute.generator(3, "dip"))
+            fitting = dip.reconstruct(y, config, compute.generator(2, "dip"))
             *_, last = fitting
             residual = (fitting.held * (operator.A(last.x0_hat) - y.y) ** 2).sum() / fitting.count
             found.append(last.rmse_hat)
