@@ -775,7 +775,12 @@ def _finding_reported(e: Evidence) -> str:
 def _finding_known(e: Evidence) -> str:
     c = e.calls
     verdict = _fewer_steps(e)[0]
-    saves = {"holds": "saves steps", "holds under conditions": "can save steps"}.get(verdict, "does not save steps")
+    saves = {
+        "holds": "saves steps",
+        "holds under conditions": "can save steps",
+        "not decided": "may save steps",
+        "does not hold": "does not save steps",
+    }[verdict]
     saves += ", but no time" if c.speed < 1 and verdict != "does not hold" else ""
     slower = f"{1 / c.speed:.0f}" if c.speed < 0.1 else f"{1 / c.speed:.1f}"
     time = f"is {c.speed:.1f} times as fast" if c.speed >= 1 else f"takes {slower} times as long"

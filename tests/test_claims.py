@@ -604,6 +604,9 @@ def test_the_finding_is_three_sentences_that_follow_the_evidence() -> None:
     few = {"restoration.tasks": 1.0, "restoration.tasks_chosen": 1.0}
     assert "over 1 task, chosen by hand (2 photographs" in claims.finding(evidence(few))
     assert "and +2.50 [" in claims.finding(evidence({"restoration.over_handed": 2.5}))
+    open_ = {"calls/DIP+DDPM, 3/spread": 5.0}
+    assert claims._fewer_steps(evidence(open_))[0] == OPEN
+    assert "**Done right, a better start may save steps, but no time**" in claims.finding(evidence(open_))
     never = claims.finding(evidence(LATE | {"calls/DIP+DDPM, 20/psnr": 24.5}))
     assert "a better start does not save steps" in never
     assert (
