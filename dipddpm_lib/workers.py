@@ -140,6 +140,8 @@ def _local(number: int) -> Iterator[Client]:
     import dask
 
     decided = {**compute.default().variables, "DIPDDPM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    # dask would look at a worker a hundred times a second, for its dashboard: 2 % of a fit, the median of five pairs
+    decided["DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED"] = "False"
     before = dict(os.environ)
     try:
         # what dask would set for its workers, OMP_NUM_THREADS among it, it sets in this process
