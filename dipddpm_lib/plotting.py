@@ -439,6 +439,7 @@ def table(
     formats:     by column (".2f"), beside those of `FORMATS`
     best:        columns whose "max" or "min" is set bold; of intervals, that mean and all that overlap its interval
     best_of_row: columns of which the largest is set bold in every row
+    The caption ends with what bold says.
     """
     formats, best = {**FORMATS, **(formats or {})}, best or {}
     columns = {c: _aligned([_parts(v, formats.get(str(c), "")) for v in frame[c]]) for c in frame.columns}
@@ -456,6 +457,10 @@ def table(
             cells.append(f"<td{' class=number' if numeric else ''}>{text}</td>")
         rows.append(f"<tr>{''.join(cells)}</tr>")
     body = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    if best:
+        caption += " Bold: the best of its column, and all whose interval meets its own."
+    if best_of_row:
+        caption += " Bold: the highest of its row."
     _display_figure(label, "table", body, caption)
 
 

@@ -32,6 +32,7 @@ HEADINGS = ("h1", "h2", "h3", "h4", "h5")
 SECTION_NUMBER = re.compile(r"^(\d+(?:\.\d+)*|[A-Z]\d+(?:\.\d+)*|[A-Z](?:\.\d+)+)\.?\s+")
 FOREIGN_URL = re.compile(r"url\(\s*[\"']?(?!data:)|@import", re.IGNORECASE)
 LOADING_ATTRIBUTES = ("src", "srcset", "poster", "data", "background", "xlink:href")
+PLACEHOLDERS = ("the figure", "the table", "the section", "the equation")  # of links whose target has a number
 HARMFUL = "harmful-link"  # what the Markdown renderer makes of javascript: and the like
 FRAMES_IN_PRINT = 4
 LONG_TABLE = 14  # rows; a longer table may break over two pages of the PDF
@@ -380,7 +381,10 @@ def _name(element: HtmlElement) -> str:
 
 
 def fill_references(root: HtmlElement, targets: dict[str, str], aliases: dict[str, str], partial: bool) -> list[str]:
-    """`[](#fig-name)` → Figure 3. A link to nothing stops the build, on a partial page it is returned."""
+    """`[](#fig-name)`, `[the figure](#fig-name)` → Figure 3; the words are for who reads the notebook itself.
+
+    A link to nothing stops the build, on a partial page it is returned and its words are text.
+    """
     ids = set(root.xpath("//@id"))
     unresolved = []
     for link in root.xpath("//a[starts-with(@href, '#')]"):
@@ -397,9 +401,9 @@ def fill_references(root: HtmlElement, targets: dict[str, str], aliases: dict[st
             unresolved.append(message)
             del link.attrib["href"]  # a name that leads nowhere is text
         written = _text(link)
-        if written in ("", "(??)"):  # math-core writes (??) for an \eqref
+        if written in ("", "(??)") or (written in PLACEHOLDERS and name in ids):  # math-core writes (??) for an \eqref
             said = targets.get(name, name)
-            link.text = said.removeprefix("equation ") if written else said
+            link.text = said.removeprefix("equation ") if written == "(??)" else said
             if not name.startswith("sec-"):  # a section's title may break over two lines, "Figure 3" may not
                 link.set("class", "reference")
     return unresolved
