@@ -11,7 +11,7 @@ import io
 import re
 import unicodedata
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lxml import html
@@ -61,7 +61,8 @@ def assemble(
     check_images(root)
     lift_finding(root, main)
     headings = name_headings(main)
-    targets = {**number_equations(main), **number_figures(root), **{key: text for key, _, text in headings}}
+    numbered = number_figures(root)
+    targets = {**number_equations(main), **numbered, **{key: text for key, _, text in headings}}
     for table in root.xpath("//table"):
         _align_heads(table)
         _let_scroll(table)
@@ -72,7 +73,7 @@ def assemble(
         element.set("tabindex", "0")  # either may be wider than the window, and then scrolls
     add_sources(main, runs)
     main.append(references_section(bibliography.cited_references()))
-    main.append(record_section(runs, machine, results))
+    main.append(record_section(runs, machine, results, numbered))
     open_references = fill_references(root, targets, _aliases(headings), partial)
     check_ids(root)
     check_self_contained(root)
@@ -451,8 +452,13 @@ def _download(run: Run) -> HtmlElement:
     return link
 
 
-def record_section(runs: list[Run], machine: dict[str, Any], results: str = "") -> HtmlElement:
-    """Which notebook ran with which parameters, how long, and on what. Values are text, whatever they hold."""
+def record_section(
+    runs: list[Run], machine: dict[str, Any], results: str = "", numbered: Mapping[str, str] | None = None
+) -> HtmlElement:
+    """Which notebook ran with which parameters, how long, and on what. Values are text, whatever they hold.
+
+    numbered: what the page calls each figure and table, by its id
+    """
     section = E.SECTION(E.H2("The record of this run", id="sec-the-record-of-this-run"))
     section.set("class", "record")
     section.append(
@@ -464,7 +470,8 @@ def record_section(runs: list[Run], machine: dict[str, Any], results: str = "") 
             "versions are kept in its stored record."
         )
     )
-    head = E.TR(*(E.TH(name, scope="col") for name in ("notebook", "parameters", "seconds", "peak memory (MiB)")))
+    heads = ("notebook", "parameters", "commit", "seconds", "peak memory (MiB)")
+    head = E.TR(*(E.TH(name, scope="col") for name in heads))
     table = E.TABLE(E.THEAD(head), E.TBODY(*(_run_row(run) for run in runs)))
     table.set("class", "runs")
     section.append(table)
@@ -474,6 +481,8 @@ def record_section(runs: list[Run], machine: dict[str, Any], results: str = "") 
         link = E.A(results, href=results, download="")
         link.tail = ": configuration, seed, scores along the way, seconds, machine and versions of each, as JSON."
         section.append(E.P("The runs of the sweeps that these pages compare are in ", link))
+    if numbered:
+        section.append(_origins(runs, numbered))
     if machine:
         rows = (E.TR(E.TH(str(key), scope="row"), E.TD(_shown(value))) for key, value in machine.items())
         table = E.TABLE(E.TBODY(*rows))
@@ -481,6 +490,33 @@ def record_section(runs: list[Run], machine: dict[str, Any], results: str = "") 
         section.append(table)
         _let_scroll(table)
     return section
+
+
+def _origins(runs: list[Run], numbered: Mapping[str, str]) -> HtmlElement:
+    """For every figure and table the notebook that made it, and the runs or records that it was computed from."""
+    rows = []
+    for anchor, name in numbered.items():
+        # the longest beginning: an id that the code completes is known by what it wrote
+        found = [(len(key), run, run.origins[key]) for run in runs for key in run.origins if _begins(anchor, key)]
+        if found:
+            _, run, sources = max(found, key=lambda each: each[0])
+            link = E.A(name, href=f"#{anchor}")
+            said = "; ".join(sorted(sources)) or "what the notebook itself computes there"
+            rows.append(E.TR(E.TH(link, scope="row"), E.TD(run.notebook), E.TD(said)))
+    head = E.TR(*(E.TH(name, scope="col") for name in ("", "made in", "computed from")))
+    table = E.TABLE(E.THEAD(head), E.TBODY(*rows))
+    what = E.P(
+        "Read off the code of the notebooks, through every name that stands between. Runs are kept by these names in "
+        "the store and in the file of results; a .json is the record of a benchmark, in benchmarks/."
+    )
+    details = E.DETAILS(E.SUMMARY("What each figure and table was computed from"), what, table)
+    details.set("class", "origins")
+    _let_scroll(table)
+    return details
+
+
+def _begins(anchor: str, key: str) -> bool:
+    return anchor == key or (key.endswith("-") and anchor.startswith(key))
 
 
 def _run_row(run: Run) -> HtmlElement:
@@ -493,7 +529,8 @@ def _run_row(run: Run) -> HtmlElement:
     memory = E.TD("" if run.memory is None else f"{run.memory / 2**20:.0f}")
     for cell in (seconds, memory):
         cell.set("class", "number")
-    return E.TR(E.TH(_download(run) if run.download else run.notebook, scope="row"), parameters, seconds, memory)
+    notebook = E.TH(_download(run) if run.download else run.notebook, scope="row")
+    return E.TR(notebook, parameters, E.TD(E.CODE(run.commit)), seconds, memory)
 
 
 def _shown(value: Any) -> str:

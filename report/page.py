@@ -7,7 +7,7 @@ import copy
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from bibliography import Bibliography
 from errors import BuildError
 from execution import RUN, declared, read
 from prose import to_html
+from provenance import origins
 
 HERE = Path(__file__).resolve().parent
 TITLE = "Combining DIP and DDPM for Image Generation"
@@ -48,6 +49,8 @@ class Run:
     seconds:    that computing its stored results took, in this run or an earlier one; None where it has none
     memory:     the most that a process held which computed one of them, in bytes
     download:   the address of the executed notebook beside the page, empty where there is none
+    commit:     of the sources that it ran in, where that is known
+    origins:    what each figure and table of it was computed from, as `provenance.origins` tells
     """
 
     notebook: str
@@ -56,6 +59,8 @@ class Run:
     seconds: float | None
     memory: int | None
     download: str
+    commit: str = ""
+    origins: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 class ReportExporter(HTMLExporter):
@@ -111,8 +116,18 @@ def run_of(stem: str, notebook: nbformat.NotebookNode, path: Path, download: str
     record = notebook.metadata.get("papermill", {})
     given = dict(record.get("parameters", {}))
     defaults = {name: value for name, value in declared(path).items() if value is not ...}
-    cost = notebook.metadata.get(RUN, {})
-    return Run(stem, {**defaults, **given}, frozenset(given), cost.get("seconds"), cost.get("memory"), download)
+    kept = notebook.metadata.get(RUN, {})
+    parameters = {**defaults, **given}
+    return Run(
+        stem,
+        parameters,
+        frozenset(given),
+        kept.get("seconds"),
+        kept.get("memory"),
+        download,
+        kept.get("commit", ""),
+        origins(notebook, parameters),
+    )
 
 
 def run_record(notebooks: dict[str, nbformat.NotebookNode]) -> dict[str, str]:

@@ -69,9 +69,9 @@ def record(name: str) -> list[dict[str, Any]]:
     return json.loads((BENCHMARKS / f"{name}.json").read_text())["fits"]
 
 
-def test_what_a_cell_sends_is_what_the_bench_and_architecture_say() -> None:
-    """ARCHITECTURE's table of what 10, 100 and 1000 workers need rests on these."""
-    said = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+def test_what_a_cell_sends_is_what_the_bench_and_decisions_say() -> None:
+    """The table in DECISIONS of what 10, 100 and 1000 workers need rests on these."""
+    said = (ROOT / "DECISIONS.md").read_text(encoding="utf-8")
     low, high = map(int, re.search(r"(\d+) to (\d+) bytes, a pickled cell", said).groups())  # type: ignore[union-attr]
     image, frames, film, text = map(
         float,

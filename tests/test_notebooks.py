@@ -110,6 +110,11 @@ def test_notebooks_are_prose_with_short_code(path: Path) -> None:
     assert "plotting.settings(" in "\n".join(cell.source for cell in code), "settings, machine and seeds are not shown"
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_a_link_says_something_to_who_reads_the_notebook_itself(path: Path) -> None:
+    assert "[](" not in "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)
+
+
 def test_the_headings_follow_the_writeup() -> None:
     text = "\n".join(cell.source for path in NOTEBOOKS for cell in _cells(path, "markdown"))
     order = [

@@ -251,6 +251,31 @@ def test_figures_tables_and_equations_are_numbered_across_notebooks(render: Rend
     assert root.xpath("//a[@href='#sec-two']")
 
 
+def test_a_link_that_reads_in_jupyterlab_says_the_number_on_the_page(render: Render) -> None:
+    """Its words stand where the page has no number for it, and what an author wrote himself stays."""
+    links = "See [the figure](#fig-a), [the section](#sec-two), [the curve](#fig-a);"
+    text = f"{links} $$ x \\label{{eq-e}} $$ [the equation](#eq-e)."
+    first = notebook(f"# 1 One\n\n{text}", shows(figure("fig-a")))
+    assert "See Figure 1, 2 Two, the curve;" in words(
+        whole := render(**{"00_first": first, "01_next": notebook("# 2 Two")})
+    )
+    assert "equation (1)." in words(whole)
+
+
+def test_the_record_says_what_each_figure_was_computed_from(render: Render) -> None:
+    code = 'runs = sweep(cells, name="dip")\nshow(runs, "fig-a")\ntable(1, "tab-t")'
+    both = shows(figure("fig-a") + table("tab-t"), code)
+    many = shows(figure("fig-of-it-1"), 'show(collected("noise"), f"fig-of-it-{n}")')
+    text = render(**{"00_first": notebook("# 1 One", both), "01_next": notebook("# 2 Two", many)})
+    rows = tree(text).xpath("//details[@class='origins']//tbody/tr")
+    assert [[cell.text_content() for cell in row] for row in rows] == [
+        ["Figure 1", "00_first", "the runs called dip"],
+        ["Table 1", "00_first", "what the notebook itself computes there"],
+        ["Figure 2", "01_next", "the runs called noise"],
+    ]
+    assert [row[0][0].get("href") for row in rows] == ["#fig-a", "#tab-t", "#fig-of-it-1"]
+
+
 def test_the_head_of_a_column_of_numbers_is_aligned_with_it(render: Render) -> None:
     heads = tree(render(shows(table("tab-t")))).xpath("//figure//th")
     assert [head.get("class") for head in heads] == [None, "number"]
@@ -1137,8 +1162,10 @@ def test_what_is_printed_has_jpeg_for_webp_and_no_link_to_a_file() -> None:
         assert max(abs(a - b) for a, b in zip(picture.getpixel((3, 2)), (200, 100, 50), strict=True)) <= 4
 
 
-def test_the_committed_pdf_names_no_place_of_a_machine() -> None:
-    assert b"file:" not in (REPORT / "report.pdf").read_bytes()
+def test_the_committed_pdf_has_an_outline_and_names_no_place_of_a_machine() -> None:
+    printed = (REPORT / "report.pdf").read_bytes()
+    assert re.search(rb"/Type */Outlines|/Outlines \d", printed), "no outline"
+    assert b"file:" not in printed
 
 
 PARAGRAPH = "A sentence of the usual length stands here and fills its line. " * 12
@@ -1343,6 +1370,10 @@ def test_the_committed_page_opens_at_once_and_asks_for_nothing(visit: Visit, tmp
         assert seen.violations == []
         opened.append(seen.milliseconds)
         without.append(visit(bare, width, scheme).milliseconds)
+    for width, scheme in ((360, "light"), (900, "light"), (900, "dark"), (1600, "dark")):
+        seen = visit(index, width, scheme)
+        assert (seen.requests, seen.complaints) == ([], [])
+        assert seen.scroll_width <= width
     # a second is the aim on a machine at rest; where the browser itself takes longer than three to show as much
     # without a script, the script may add no more than half of that
     assert min(opened) < max(3_000, 1.5 * min(without))
