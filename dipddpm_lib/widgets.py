@@ -562,7 +562,9 @@ class Panel:
     def _tabulate(self) -> None:
         """The table of runs, the command of the last one, and what there is to compare."""
         last = self.runs[-1]
-        self.table.value = _table(self.runs)
+        gone = self.runs[0].number - 1 if len(self.runs) == KEPT else 0
+        said = f"<p>The last {KEPT} runs are kept; earlier ones are gone.</p>" if gone else ""
+        self.table.value = _table(self.runs) + said
         self.command.value = f'<pre class="dd-command">{_escaped(play.command(last.choice))}</pre>'
         options = [(f"run {run.number}, {run.choice.method}", str(run.number)) for run in reversed(self.runs)]
         still = [("measured", "measured"), *([("target", "target")] if last.target is not None else [])]

@@ -488,6 +488,7 @@ def test_only_the_last_runs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(widgets.KEPT + 3):
         finished(it)
     assert [run.number for run in it.runs] == list(range(4, widgets.KEPT + 4))
+    assert f"The last {widgets.KEPT} runs are kept" in it.table.value
 
 
 def test_what_was_compared_may_be_gone_after_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
