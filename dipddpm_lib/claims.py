@@ -172,6 +172,12 @@ def _gains(i: Interval) -> bool | None:
     return False if i.high <= TIE_DB else None
 
 
+def _all_gain(*intervals: Interval) -> bool | None:
+    """Whether there is a gain by each of them; None as in `_gains`."""
+    gains = [_gains(i) for i in intervals]
+    return False if False in gains else None if None in gains else True
+
+
 def _keeps(i: Interval) -> bool | None:
     """Whether nothing is lost; None as in `_gains`."""
     return True if i.low > -TIE_DB else False if i.high < -TIE_DB else None
@@ -357,12 +363,12 @@ def _over_dip(e: Evidence) -> Finding:
         f"{_db(crossed)} with a ρ that other photographs chose"
     )
     above, n = (e.number("restoration", k) for k in ("above_dip", "tasks"))
-    won = [_gains(d), _gains(r), _gains(crossed)]
+    won = [_gains(d), _all_gain(r, crossed)]
     # the lead is no proof where the whole fit gains nothing by the hand-off
     everywhere = above == n and added.low > 0 and not e.number("restoration", "tasks_chosen")
     tail += f", above it in {above:.0f} of {_tasks(e)}, surely in {e.number('restoration', 'sure_dip'):.0f}"
     tail += f"; handing DIP's own whole fit over adds {_db(added)} to it"
-    if won[0] or (won[1] and won[2]):
+    if True in won:
         return "holds" if all(won) and everywhere else "holds under conditions", tail
     return "not decided" if None in won else "does not hold", tail
 
@@ -515,8 +521,8 @@ def _few_steps(e: Evidence) -> Interval:
     by = f[f.method == "DDPM"].pivot_table(index=["image", "task", "seed"], columns="steps", values="psnr")
     if by.shape[1] < 2:
         raise Missing("restoration")
-    # of the longest chains there may be the first seed alone: paired run by run
-    loss = (by[by.columns.min()] - by[by.mean().idxmax()]).dropna()
+    # of the longest chains there may be the first seed alone: the best is that of runs that have all, for tasks differ
+    loss = (by[by.columns.min()] - by[by.dropna().mean().idxmax()]).dropna()
     return interval(loss.groupby(["image", "task"]).mean().groupby("image").mean())
 
 
@@ -753,7 +759,12 @@ def _basis(evidence: Evidence, name: str) -> str:
     seeds = len({cell.seed for cell in cells}) or numbers.get("seeds")
     if not images or not seeds:
         return name
-    return f"{name}: {counted(images, 'photograph')}, {counted(seeds, 'seed')}"
+    of_label: dict[tuple[str, str | None], set[int]] = {}
+    for cell in cells:
+        of_label.setdefault((cell.label, cell.task), set()).add(cell.seed)
+    fewest = min((len(found) for found in of_label.values()), default=seeds)
+    some = f" ({fewest} in some rows)" if fewest < seeds else ""
+    return f"{name}: {counted(images, 'photograph')}, {counted(seeds, 'seed')}{some}"
 
 
 def _minus(text: str) -> str:
@@ -768,7 +779,7 @@ def ledger(evidence: Evidence | None = None) -> pd.DataFrame:
     for claim in CLAIMS:
         own = replace(evidence, read={})
         verdict, numbers = judge(claim, own)
-        rests = "; ".join(_basis(evidence, name) for name in own.read)
+        rests = "; ".join(_basis(evidence, n) for n in own.read if evidence.results.get(n) or evidence.numbers.get(n))
         rows.append((claim.section, claim.sentence, verdict, numbers, rests))
     return pd.DataFrame(rows, columns=["section", "claim", "verdict", "numbers", "rests on"])
 
@@ -827,10 +838,11 @@ def _finding_known(e: Evidence) -> str:
 
 
 def _finding_restoration(e: Evidence) -> str:
-    speed, n = (e.number("restoration", k) for k in ("speed", "tasks"))
+    speed, n, classical = (e.number("restoration", k) for k in ("speed", "tasks", "above_classical"))
     images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
     leads = {"DDPM": _noted(e, "restoration", "over_ddpm"), "DIP": _noted(e, "restoration", "over_dip")}
-    sure = {name: bool(_gains(i)) for name, i in leads.items()}
+    crossed = {name: _noted(e, "restoration", f"over_{name.lower()}_crossed") for name in leads}
+    sure = {name: bool(_all_gain(leads[name], crossed[name])) for name in leads}
     verdict = {
         (True, True): "is ahead of DIP and of DDPM",
         (False, True): "is ahead of DIP, and of DDPM not surely",
@@ -844,10 +856,10 @@ def _finding_restoration(e: Evidence) -> str:
     chosen = Interval(mean, low, high, 0)
     return (
         f"**Where only a measurement is seen, the hybrid {verdict}**: over {_tasks(e)} "
-        f"({counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}) it ends {_db(leads['DIP'])} over "
-        f"DIP alone, {_db(leads['DDPM'])} over DDPM at its best, at {speed:.1f}× the speed, and {_db(handed)} over "
-        f"DDPM's own result, handed over in DIP's place (one seed); with its start chosen by the kind of task it is "
-        f"{_db(chosen)} over DDPM."
+        f"({counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}), in {n - classical:.0f} of which "
+        f"a classical method is as good, it ends {_db(leads['DIP'])} over DIP alone, {_db(leads['DDPM'])} over DDPM (a "
+        f"variant of DiffPIR) at its best, at {speed:.1f}× the speed, and {_db(handed)} over DDPM's own result, handed "
+        f"over in DIP's place (one seed); with its start chosen by the kind of task it is {_db(chosen)} over DDPM."
     )
 
 

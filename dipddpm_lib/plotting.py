@@ -460,7 +460,9 @@ def table(
     if best:
         caption += " Bold: the best of its column, and all whose interval meets its own."
     if best_of_row:
-        caption += " Bold: the highest of its row."
+        numbers = [c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c])]
+        aside = [str(c) for c in numbers if c not in best_of_row]
+        caption += f" Bold: the highest of its row{', beside ' + ' and '.join(aside) if aside else ''}."
     _display_figure(label, "table", body, caption)
 
 

@@ -402,7 +402,9 @@ def fill_references(root: HtmlElement, targets: dict[str, str], aliases: dict[st
             unresolved.append(message)
             del link.attrib["href"]  # a name that leads nowhere is text
         written = _text(link)
-        if written in ("", "(??)") or (written in PLACEHOLDERS and name in ids):  # math-core writes (??) for an \eqref
+        if written in ("", "(??)") or (
+            written.lower() in PLACEHOLDERS and name in ids
+        ):  # math-core writes (??) for an \eqref
             said = targets.get(name, name)
             link.text = said.removeprefix("equation ") if written == "(??)" else said
             if not name.startswith("sec-"):  # a section's title may break over two lines, "Figure 3" may not
@@ -501,7 +503,7 @@ def _origins(runs: list[Run], numbered: Mapping[str, str]) -> HtmlElement:
         if found:
             _, run, sources = max(found, key=lambda each: each[0])
             link = E.A(name, href=f"#{anchor}")
-            said = "; ".join(sorted(sources)) or "what the notebook itself computes there"
+            said = "; ".join(sorted(sources)) or "no kept runs and no record: its cell computes or quotes it"
             rows.append(E.TR(E.TH(link, scope="row"), E.TD(run.notebook), E.TD(said)))
     head = E.TR(*(E.TH(name, scope="col") for name in ("", "made in", "computed from")))
     table = E.TABLE(E.THEAD(head), E.TBODY(*rows))

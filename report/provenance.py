@@ -1,7 +1,8 @@
 """What each figure and table was computed from, read off the notebook's code.
 
 A name holds what the names hold that it was made from: `sweep(…, name="dip")` the runs called dip, a parameter that
-names a JSON file that file. So nothing is declared twice, and nothing can be declared wrongly.
+names a JSON file that file. So nothing is declared twice. What the code reaches by other ways than names and these
+calls is not seen.
 """
 
 from __future__ import annotations
@@ -66,9 +67,14 @@ def _follow(statement: ast.AST, held: Held) -> None:
         _bind(statement.target, statement.iter, held)
         for inner in statement.body:
             _follow(inner, held)
-    elif isinstance(statement, ast.If | ast.With):
-        for inner in [*statement.body, *getattr(statement, "orelse", [])]:
+    elif isinstance(statement, ast.If | ast.With | ast.While | ast.Try):
+        handlers = [inner for handler in getattr(statement, "handlers", []) for inner in handler.body]
+        last = [*getattr(statement, "orelse", []), *getattr(statement, "finalbody", [])]
+        for inner in [*statement.body, *handlers, *last]:
             _follow(inner, held)
+    for node in ast.walk(statement):
+        if isinstance(node, ast.NamedExpr):
+            _bind(node.target, node.value, held)
 
 
 def _bind(target: ast.expr, value: ast.expr, held: Held, beside: bool = False) -> None:
@@ -110,14 +116,10 @@ def _kept(call: ast.Call) -> Iterable[str]:
 
 
 def _anchors(statement: ast.AST) -> Iterator[str]:
+    """Those that it names whole, and the beginnings, up to a hyphen, of those that it completes."""
     for node in ast.walk(statement):
-        if isinstance(node, ast.JoinedStr):
-            first = node.values[0] if node.values else None
-            if (
-                isinstance(first, ast.Constant)
-                and ANCHOR.fullmatch(str(first.value))
-                and str(first.value).endswith("-")
-            ):
-                yield str(first.value)
-        elif isinstance(node, ast.Constant) and ANCHOR.fullmatch(str(node.value)) and not str(node.value).endswith("-"):
-            yield str(node.value)
+        whole = not isinstance(node, ast.JoinedStr)
+        first = node if isinstance(node, ast.Constant) else next(iter(getattr(node, "values", [])), None)
+        text = first.value if isinstance(first, ast.Constant) else None
+        if isinstance(text, str) and ANCHOR.fullmatch(text) and text.endswith("-") != whole:
+            yield text

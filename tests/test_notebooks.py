@@ -202,8 +202,8 @@ def test_every_notebook_runs_and_the_report_renders(store: Path, tmp_path: Path,
 @pytest.mark.parametrize(
     ("tasks", "said"),
     [
-        (["inpaint_70"], ["70 % of the pixels missing, astronaut: what was measured, and", "of 1 task"]),
-        (["denoise_10"], ["Gaussian noise, σ = 10/255, astronaut: what was measured, and"]),
+        (["inpaint_70"], ["70 % of the pixels missing, astronaut: DIP+DDPM takes what was measured from", "of 1 task"]),
+        (["denoise_10"], ["Gaussian noise, σ = 10/255, astronaut: DIP+DDPM takes what was measured from"]),
         (["compressive_10", "deblur"], ["the start that is chosen, so no other was tried here", "of 2 tasks"]),
     ],
     ids=lambda value: value[0],

@@ -103,7 +103,9 @@ def test_what_is_written_is_text(page: Callable[[], html.HtmlElement]) -> None:
         act()
         figure = page()
         assert figure.get("id") == EVIL
-        assert figure.find("figcaption").text_content().removesuffix(BEST_OF_COLUMN) == EVIL
+        assert figure.find("figcaption").text_content() == EVIL + (
+            BEST_OF_COLUMN if figure.find(".//table") is not None else ""
+        )
         for element in figure.iter():
             assert "onerror" not in element.attrib
             assert element.get("src", "data:").startswith("data:")
@@ -440,7 +442,9 @@ def test_the_best_of_a_row_is_bold_whatever_is_missing(page: Callable[[], html.H
     table(frame, "tab-a", "…", {"u": ".0f", "v": ".0f"}, best_of_row=("u", "v"))
     found = page()
     assert bold(found) == ["2", "3"]
-    assert found.find("figcaption").text_content().endswith(" Bold: the highest of its row.")
+    assert found.find("figcaption").text_content().endswith(" Bold: the highest of its row, beside w.")
+    table(frame.drop(columns="w"), "tab-a", "…", {"u": ".0f", "v": ".0f"}, best_of_row=("u", "v"))
+    assert page().find("figcaption").text_content() == "… Bold: the highest of its row."
 
 
 def test_the_experiments_columns_have_formats(page: Callable[[], html.HtmlElement]) -> None:

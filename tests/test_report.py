@@ -253,10 +253,10 @@ def test_figures_tables_and_equations_are_numbered_across_notebooks(render: Rend
 
 def test_a_link_that_reads_in_jupyterlab_says_the_number_on_the_page(render: Render) -> None:
     """Its words stand where the page has no number for it, and what an author wrote himself stays."""
-    links = "See [the figure](#fig-a), [the section](#sec-two), [the curve](#fig-a);"
+    links = "See [the figure](#fig-a), [the section](#sec-two), [the curve](#fig-a); [The figure](#fig-a)."
     text = f"{links} $$ x \\label{{eq-e}} $$ [the equation](#eq-e)."
     first = notebook(f"# 1 One\n\n{text}", shows(figure("fig-a")))
-    assert "See Figure 1, 2 Two, the curve;" in words(
+    assert "See Figure 1, 2 Two, the curve; Figure 1." in words(
         whole := render(**{"00_first": first, "01_next": notebook("# 2 Two")})
     )
     assert "equation (1)." in words(whole)
@@ -270,7 +270,7 @@ def test_the_record_says_what_each_figure_was_computed_from(render: Render) -> N
     rows = tree(text).xpath("//details[@class='origins']//tbody/tr")
     assert [[cell.text_content() for cell in row] for row in rows] == [
         ["Figure 1", "00_first", "the runs called dip"],
-        ["Table 1", "00_first", "what the notebook itself computes there"],
+        ["Table 1", "00_first", "no kept runs and no record: its cell computes or quotes it"],
         ["Figure 2", "01_next", "the runs called noise"],
     ]
     assert [row[0][0].get("href") for row in rows] == ["#fig-a", "#tab-t", "#fig-of-it-1"]
