@@ -109,10 +109,10 @@ def _kept(call: ast.Call) -> Iterable[str]:
     name = getattr(call.func, "attr", getattr(call.func, "id", ""))
     named = {keyword.arg: keyword.value for keyword in call.keywords}.get("name")
     if name == "sweep" and isinstance(named, ast.Constant):
-        yield f"the runs called {named.value}"
+        yield f"the runs called {named.value!s}"
     elif name in ("collected", "noted"):
         first = call.args[0] if call.args else None
-        yield f"the runs called {first.value}" if isinstance(first, ast.Constant) else ALL_RUNS
+        yield f"the runs called {first.value!s}" if isinstance(first, ast.Constant) else ALL_RUNS
 
 
 def _anchors(statement: ast.AST) -> Iterator[str]:
