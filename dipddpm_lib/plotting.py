@@ -462,7 +462,8 @@ def table(
     if best_of_row:
         numbers = [c for c in frame.columns if pd.api.types.is_numeric_dtype(frame[c])]
         aside = [str(c) for c in numbers if c not in best_of_row]
-        caption += f" Bold: the highest of its row{', beside ' + ' and '.join(aside) if aside else ''}."
+        left_out = f" ({' and '.join(aside)} not counted)" if aside else ""
+        caption += f" Bold: the highest of its row{left_out}."
     _display_figure(label, "table", body, caption)
 
 

@@ -442,7 +442,7 @@ def test_the_best_of_a_row_is_bold_whatever_is_missing(page: Callable[[], html.H
     table(frame, "tab-a", "…", {"u": ".0f", "v": ".0f"}, best_of_row=("u", "v"))
     found = page()
     assert bold(found) == ["2", "3"]
-    assert found.find("figcaption").text_content().endswith(" Bold: the highest of its row, beside w.")
+    assert found.find("figcaption").text_content().endswith(" Bold: the highest of its row (w not counted).")
     table(frame.drop(columns="w"), "tab-a", "…", {"u": ".0f", "v": ".0f"}, best_of_row=("u", "v"))
     assert page().find("figcaption").text_content() == "… Bold: the highest of its row."
 
