@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 from . import compute, hybrid, images, operators, priors, store
@@ -18,6 +20,12 @@ from .types import Image, InputError, Measurement, check_fields, require
 Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 
 BUNDLED_CHANNELS = TrainConfig.bundled().channels
+
+
+@lru_cache(maxsize=32)
+def _read(image: str, size: int, written: int) -> Image:
+    """written: when the file last changed"""
+    return images.load(image, size)
 
 
 @dataclass(frozen=True)
@@ -86,7 +94,12 @@ class Cell:
             )
 
     def x_true(self) -> Image:
-        return images.load(self.image, self.size)
+        try:
+            written = Path(self.image).stat().st_mtime_ns
+        except (OSError, ValueError):  # no file: a bundled photograph, or what is refused
+            return images.load(self.image, self.size)
+        # a sweep asks for each image again and again, and a large file takes a second to read and resize
+        return _read(self.image, self.size, written).clone()
 
     def measurement(self, x_true: Image) -> Measurement:
         """y of this image, task and seed: the same for every method, so that comparisons are paired."""

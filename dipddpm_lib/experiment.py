@@ -12,12 +12,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache, partial, singledispatch
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from . import classical, compute, ddpm, dip, hybrid, images, metrics, operators, priors, store
+from . import classical, compute, ddpm, dip, distribution, hybrid, images, metrics, operators, priors, store
 from .cells import METHOD, Cell, Config, check_memory, unseen_fold
 from .classical import ClassicalConfig
 from .ddpm import SampleConfig, TrainConfig
@@ -414,6 +414,28 @@ def fit_curve(target: Image, config: DIPConfig, seed: int) -> list[float]:
         return {"psnr": curve.values}, {}
 
     return list(store.remember("experiment.fit_curve", parameters, work)[0]["psnr"])
+
+
+def distances(
+    name: Literal["patch_swd", "detail_swd", "spectral_distance"],
+    x: Image,
+    y: distribution.Several,
+    *,
+    together: bool = False,
+) -> list[float]:
+    """That distance of `distribution` between y and each image of x by itself; kept in the store, for it takes seconds.
+
+    together: all images of x against y at once, one number
+    """
+
+    def work() -> tuple[dict[str, Any], dict[str, Tensor]]:
+        of = getattr(distribution, name)
+        # the same projections for all, so that what is compared has no noise of its own
+        draw = () if name == "spectral_distance" else (partial(compute.generator, 0, "swd"),)
+        return {"values": [of(part, y, *(d() for d in draw)) for part in ((x,) if together else x.split(1))]}, {}
+
+    parameters = {"name": name, "x": images.digest(x), "y": images.digest(y), "together": together}
+    return list(store.remember("experiment.distances", parameters, work)[0]["values"])
 
 
 class DivergedError(RuntimeError):

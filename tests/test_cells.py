@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -48,6 +49,24 @@ def test_labels_and_names_change_no_key(tmp_path: Path) -> None:
         assert key(replace(asked, label="another")) == key(asked)
         assert key(replace(asked, image=str(path))) == key(asked)
         assert key(replace(asked, image="rocket")) != key(asked)
+
+
+def test_a_file_is_read_once_for_all_cells_and_again_when_it_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, read = tmp_path / "mine.png", []
+    images.save(images.load("coffee", 48), path)
+    real = images.load
+    monkeypatch.setattr(images, "load", lambda *asked: read.append(asked) or real(*asked))
+    one, two = (replace(cell(config), image=str(path)) for config in (DIP, SAMPLE))
+    first = one.x_true()
+    first.zero_()  # nobody else's
+    assert torch.equal(two.x_true(), real(path, two.size))
+    assert len(read) == 1
+    images.save(real("rocket", 48), path)
+    os.utime(path, (1, 1))
+    assert torch.equal(two.x_true(), real(path, two.size))
+    assert len(read) == 2
 
 
 def test_what_a_method_reads_changes_its_key_and_nothing_else_does() -> None:

@@ -20,7 +20,7 @@ from hypothesis import example, given
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from dipddpm_lib import classical, compute, ddpm, dip, experiment, hybrid, images, metrics, priors, store
+from dipddpm_lib import classical, compute, ddpm, dip, distribution, experiment, hybrid, images, metrics, priors, store
 from dipddpm_lib.cells import Cell
 from dipddpm_lib.classical import ClassicalConfig
 from dipddpm_lib.ddpm import SampleConfig, TrainConfig
@@ -114,6 +114,26 @@ def test_the_curve_of_a_fit_is_kept(fits: list[int]) -> None:
     assert experiment.fit_curve(target, DIP, 0) == curve
     assert len(curve) == DIP.iterations
     assert len(fits) == 1
+
+
+@pytest.mark.parametrize("name", ["patch_swd", "detail_swd", "spectral_distance"])
+@pytest.mark.parametrize("together", [False, True])
+def test_distances_are_those_of_each_image_and_are_kept(
+    name: Any, together: bool, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.cat([images.load(photograph, 32) for photograph in ("astronaut", "chelsea", "coffee")])
+    y = images.load("rocket", 32)
+    of = getattr(distribution, name)
+    draw = () if name == "spectral_distance" else (0,)
+    expected = [
+        of(part, y, *(compute.generator(s, "swd") for s in draw)) for part in ((x,) if together else x[:, None])
+    ]
+    assert experiment.distances(name, x, y, together=together) == expected
+    monkeypatch.setattr(distribution, name, lambda *_: pytest.fail("computed again"))
+    assert experiment.distances(name, x, y, together=together) == expected
+    monkeypatch.undo()
+    monkeypatch.setenv("DIPDDPM_STORE", str(root))
+    assert experiment.distances(name, y, y, together=together) == [0.0]
 
 
 # ---- the clock
