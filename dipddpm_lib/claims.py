@@ -356,14 +356,15 @@ def _over_dip(e: Evidence) -> Finding:
     t = e.table
     own, d = t.difference("DIP+DDPM", "DIP"), t.difference("DIP+DDPM", LONGER)
     r, crossed, added = (_noted(e, "restoration", k) for k in ("over_dip", "over_dip_crossed", "whole"))
+    unseen = _noted(e, "unseen", "over_dip")
     ours, longer = t.mean.seconds["DIP+DDPM"], t.mean.seconds[LONGER]
     tail = (
         f"protocol A: {_db(own)} over its own fit, {_db(d)} over one of twice the iterations, which takes "
         f"{longer:.1f} s to the hybrid's {ours:.1f}; restoration: {_db(r)} over DIP alone, "
-        f"{_db(crossed)} with a ρ that other photographs chose"
+        f"{_db(crossed)} with a ρ that other photographs chose, {_db(unseen)} on {_unseen(e)}"
     )
     above, n = (e.number("restoration", k) for k in ("above_dip", "tasks"))
-    won = [_gains(d), _all_gain(r, crossed)]
+    won = [_gains(d), _all_gain(r, crossed, unseen)]
     # the lead is no proof where the whole fit gains nothing by the hand-off
     everywhere = above == n and added.low > 0 and not e.number("restoration", "tasks_chosen")
     tail += f", above it in {above:.0f} of {_tasks(e)}, surely in {e.number('restoration', 'sure_dip'):.0f}"
@@ -584,6 +585,11 @@ def _tasks(e: Evidence) -> str:
     return counted(e.number("restoration", "tasks"), "task") + by_hand
 
 
+def _unseen(e: Evidence) -> str:
+    """On what the released configuration was scored that no choice was made on."""
+    return f"{counted(e.number('unseen', 'images'), 'photograph')} that chose nothing"
+
+
 def _restores(e: Evidence) -> Finding:
     above, n = (e.number("restoration", k) for k in ("above_ddpm", "tasks"))
     classical, sure = (e.number("restoration", k) for k in ("above_classical", "sure_ddpm"))
@@ -593,11 +599,14 @@ def _restores(e: Evidence) -> Finding:
     everywhere = above == n and classical == n and not e.number("restoration", "tasks_chosen")
     if verdict == "holds under conditions" and everywhere:
         verdict = "holds"
-    crossed = _noted(e, "restoration", "over_ddpm_crossed")
-    return _weaker(verdict, _together(_gains(crossed), speed, "holds")), (
+    crossed, unseen = _noted(e, "restoration", "over_ddpm_crossed"), _noted(e, "unseen", "over_ddpm")
+    speed_there = e.number("unseen", "speed")
+    others = (_together(_gains(crossed), speed, "holds"), _together(_gains(unseen), speed_there, "holds"))
+    return _weaker(verdict, *others), (
         f"restoration: {_db(lead)} over DDPM from noise (above it in {above:.0f} of {_tasks(e)}, surely in {sure:.0f}, "
         f"{speed:.1f}× its speed, {calls:.0f} network calls against {rival:.0f}; {_db(crossed)} with a ρ that other "
-        f"photographs chose), above the classical method in {classical:.0f} of {n:.0f}"
+        f"photographs chose; {_db(unseen)} at {speed_there:.1f}× its speed on {_unseen(e)}), above the classical "
+        f"method in {classical:.0f} of {n:.0f}"
     )
 
 
@@ -612,11 +621,12 @@ def _practical(e: Evidence) -> Finding:
     over, low, high, speed = (e.number("restoration", f"chosen_{k}") for k in ("over_ddpm", "low", "high", "speed"))
     fits, classical = (e.number("restoration", k) for k in ("chosen_dip", "chosen_above_classical"))
     sure = e.number("restoration", "chosen_sure_classical")
-    lead = Interval(over, low, high, 0)
-    return _together(_gains(lead), speed, "holds under conditions"), (
+    lead, unseen = Interval(over, low, high, 0), _noted(e, "unseen", "chosen_over_ddpm")
+    return _together(_all_gain(lead, unseen), speed, "holds under conditions"), (
         f"with the start chosen, DIP in {fits:.0f} of {_tasks(e)}: {_db(lead)} over "
-        f"DDPM from noise at {speed:.1f}× its speed, no worse than the classical method in {classical:.0f} by the "
-        f"means, surely ahead of it in {sure:.0f}; it restores, and generates nothing new"
+        f"DDPM from noise at {speed:.1f}× its speed, {_db(unseen)} on {_unseen(e)}, "
+        f"no worse than the classical method in {classical:.0f} by the means, surely ahead of it in {sure:.0f}; it "
+        "restores, and generates nothing new"
     )
 
 
@@ -699,6 +709,7 @@ NUMBERS = (
     "architecture",
     "noise",
     "restoration",
+    "unseen",
     "starts",
     "colour",
     "replay",
@@ -842,7 +853,8 @@ def _finding_restoration(e: Evidence) -> str:
     images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
     leads = {"DDPM": _noted(e, "restoration", "over_ddpm"), "DIP": _noted(e, "restoration", "over_dip")}
     crossed = {name: _noted(e, "restoration", f"over_{name.lower()}_crossed") for name in leads}
-    sure = {name: bool(_all_gain(leads[name], crossed[name])) for name in leads}
+    unseen = {name: _noted(e, "unseen", f"over_{name.lower()}") for name in leads}
+    sure = {name: bool(_all_gain(leads[name], crossed[name], unseen[name])) for name in leads}
     verdict = {
         (True, True): "is ahead of DIP and of DDPM",
         (False, True): "is ahead of DIP, and of DDPM not surely",

@@ -52,6 +52,7 @@ import bench
 import controls
 import couplings
 import estimates
+import fresh
 import from_noise
 import handoff
 import holes
@@ -62,6 +63,7 @@ import records
 import reference
 import relatives
 import search
+import train_priors
 
 
 def record(name: str) -> list[dict[str, Any]]:
@@ -693,6 +695,73 @@ def test_the_record_of_longer_fits_holds_the_nine_tasks_and_what_the_paper_run_t
         assert row.keys() >= {"DIP+DDPM", "DIP+DDPM, whole fit"}
     paper = yaml.safe_load((ROOT / "notebooks" / "presets" / "paper.yaml").read_text())
     assert paper["07_restoration"]["iterations"] == longer.LIMITS[1]
+
+
+# ---- photographs that chose nothing
+
+
+@pytest.fixture
+def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """As if they were fetched: two photographs somewhere in them."""
+    monkeypatch.setattr(fresh, "PACKAGES", {"wallpapers": "one.png two.png"})
+    for name in ("one", "two"):
+        path = tmp_path / "packages" / "wallpapers" / "usr" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draw = torch.Generator().manual_seed(len(name) + ord(name[0]))
+        images.save(torch.rand(1, 3, 48, 40, generator=draw) * 2 - 1, path)
+    return tmp_path / "packages"
+
+
+def test_a_record_of_fresh_photographs_is_what_each_method_comes_to(
+    packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIPDDPM_STORE", str(tmp_path / "store"))
+    tiny = DIPConfig(filters=(8, 8), skip=4, in_channels=8, iterations=4, warmup=2, runs=2)
+    short = replace(HybridConfig(), start="dip", dip=tiny)
+    monkeypatch.setattr(fresh, "SIZE", 32)
+    monkeypatch.setattr(fresh, "LEVELS", (0.4,))
+    monkeypatch.setattr(fresh, "FROM_DIP", short)
+    monkeypatch.setattr(play, "FROM_NOISE", replace(play.FROM_NOISE, steps=3))
+    monkeypatch.setattr(fresh, "METHODS", {"classical": ClassicalConfig(), "DIP": tiny, "DIP+DDPM": short})
+    output = tmp_path / "fresh.json"
+    asked = ["fresh", "--tasks", "denoise_50,inpaint_90", "--photographs", str(packages), "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", asked)
+    fresh.main()
+    kept = json.loads(output.read_text())
+    assert str(tmp_path) not in output.read_text(), "no place of this machine"
+    assert [(row["image"], row["degradation"]) for row in kept["rows"]] == [
+        (image, task) for image in ("one", "two") for task in ("denoise_50", "inpaint_90")
+    ]
+    for row in kept["rows"]:
+        assert list(row["methods"]) == [*fresh.METHODS, "DDPM, handed over at 0.4"]
+    one = packages / "wallpapers" / "usr" / "one.png"
+    alone = experiment.run(Cell(str(one), 32, 0, tiny, "inpaint_90"))
+    assert kept["rows"][1]["methods"]["DIP"]["psnr"] == round(alone.psnr, 3)
+    # under white noise there is one hand-off, elsewhere more: of DDPM's result as many as of DIP's
+    calls = [row["methods"]["DDPM, handed over at 0.4"]["evaluations"] for row in kept["rows"][:2]]
+    assert calls == [3 + short.sample.steps, 3 + short.calls]
+
+
+def test_the_fresh_photographs_have_taken_part_in_nothing() -> None:
+    """None of the packages is one of those that the priors, the searches or the figures draw on."""
+    assert not fresh.PACKAGES.keys() & {*train_priors.PACKAGES, "gcompris-qt-data"}
+    names = {Path(name).stem for names in fresh.PACKAGES.values() for name in names.split()}
+    assert not names & {*images.photographs(), *search.PHOTOGRAPHS, *priors.EVALUATION}
+
+
+def test_the_record_of_fresh_photographs_holds_every_method_in_the_nine_tasks() -> None:
+    kept = json.loads((BENCHMARKS / "fresh.json").read_text())
+    names = [Path(name).stem for names in fresh.PACKAGES.values() for name in names.split()]
+    ran = {(row["image"], row["degradation"], row["seed"]) for row in kept["rows"]}
+    assert ran == {(name, task, 0) for name in names for task in operators.TASKS}
+    assert kept["packages"] == {package: names.split() for package, names in fresh.PACKAGES.items()}
+    assert kept["iterations"] == fresh.FIT.iterations
+    handed = [f"DDPM, handed over at {sigma:g}" for sigma in fresh.LEVELS]
+    assert all(list(row["methods"]) == [*fresh.METHODS, *handed] for row in kept["rows"])
+    paper = yaml.safe_load((ROOT / "notebooks" / "presets" / "paper.yaml").read_text())["07_restoration"]
+    assert (kept["size"], kept["iterations"]) == (paper["size"], paper["iterations"])
+    assert {*paper["ddpm_steps"], HybridConfig().calls} == {*fresh.DDPM_STEPS}
+    assert paper["levels"] == [*fresh.LEVELS]
 
 
 def test_the_readme_tells_what_the_records_hold() -> None:

@@ -190,6 +190,10 @@ NUMBERS: dict[str, dict[str, float]] = {
         "chosen_over_ddpm": 2.5,
         "chosen_above_classical": 8,
     },
+    "unseen": {"images": 13, "seeds": 1, "speed": 1.7}
+    | ends("over_dip", Interval(1.07, 0.8, 1.4, 13))
+    | ends("over_ddpm", Interval(1.9, 1.5, 2.2, 13))
+    | ends("chosen_over_ddpm", Interval(2.2, 1.9, 2.6, 13)),
     "starts": {"images": 4, "seeds": 1, "tasks": 9, "better": 2, "level": 5, "behind": 1, "near": 0.2},
     "colour": {"images": 4, "seeds": 1, "own": 2.31, "spectrum": 6.97, "white": 10.27},
     "replay": {
@@ -333,6 +337,13 @@ FLIPS: list[tuple[Rule, dict[str, float], str]] = [
         FAILS,
     ),
     (claims._restores, {"restoration.over_ddpm_crossed_low": -0.1}, OPEN),
+    (claims._over_dip, {"unseen.over_dip_low": -0.1}, CONDITIONS),  # nor on photographs that chose nothing
+    (claims._over_dip, {"hybrid/DIP+DDPM/psnr": 26.0, "unseen.over_dip_low": -0.1}, OPEN),
+    (claims._restores, {"unseen.over_ddpm_low": -0.1}, OPEN),
+    (claims._restores, {f"unseen.over_ddpm{k}": 0.05 for k in ("", "_low", "_high")}, FAILS),
+    (claims._restores, {"unseen.speed": 0.9}, FAILS),
+    (claims._practical, {"unseen.chosen_over_ddpm_low": -0.1}, OPEN),
+    (claims._practical, {f"unseen.chosen_over_ddpm{k}": 0.05 for k in ("", "_low", "_high")}, FAILS),
     (claims._restores, {f"restoration.over_ddpm_crossed{k}": 0.05 for k in ("", "_low", "_high")}, FAILS),
     (claims._reported_dip, {"dip/DIP/ssim": 0.91}, CONDITIONS),  # of another target, perhaps
     (claims._reported_dip, {}, OPEN),  # with another SSIM
@@ -593,7 +604,7 @@ def test_whole_evidence_leaves_no_claim_unmeasured() -> None:
     assert not table.numbers.str.contains("nan").any()
     rests = table.set_index("claim")["rests on"]
     assert rests["Integrating DIP with DDPM significantly improves quality and speed."] == (
-        "restoration: 2 photographs, 3 seeds"
+        "restoration: 2 photographs, 3 seeds; unseen: 13 photographs, 1 seed"
     )
     assert rests.str.len().min() > 0, "each verdict says what it read"
     assert rests.str.contains("hybrid: 1 photograph, 3 seeds").any()
@@ -645,6 +656,11 @@ def test_the_finding_is_three_sentences_that_follow_the_evidence() -> None:
         ("over_ddpm_crossed_low", -0.2): "the hybrid is ahead of DIP, and of DDPM not surely**: ",
     }.items():
         assert said in claims.finding(evidence({f"restoration.{changes[0]}": changes[1]}))
+    for changes, said in {
+        "over_dip_low": "the hybrid is ahead of DDPM, and of DIP not surely**: ",
+        "over_ddpm_low": "the hybrid is ahead of DIP, and of DDPM not surely**: ",
+    }.items():
+        assert said in claims.finding(evidence({f"unseen.{changes}": -0.2}))
     behind = {f"restoration.over_{k}": -0.5 for k in ("dip", "ddpm", "dip_low", "ddpm_low")}
     assert "the hybrid is not surely ahead**: " in claims.finding(evidence(behind))
     assert "−0.50 [−0.50, +2.90] dB over DDPM (a variant" in claims.finding(evidence(behind))
