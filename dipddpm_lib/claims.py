@@ -853,8 +853,8 @@ def _finding_restoration(e: Evidence) -> str:
     images, seeds, size = (e.number("restoration", k) for k in ("images", "seeds", "size"))
     leads = {"DDPM": _noted(e, "restoration", "over_ddpm"), "DIP": _noted(e, "restoration", "over_dip")}
     crossed = {name: _noted(e, "restoration", f"over_{name.lower()}_crossed") for name in leads}
-    unseen = {name: _noted(e, "unseen", f"over_{name.lower()}") for name in leads}
-    sure = {name: bool(_all_gain(leads[name], crossed[name], unseen[name])) for name in leads}
+    there = {name: _noted(e, "unseen", f"over_{name.lower()}") for name in (*leads, "handed")}
+    sure = {name: bool(_all_gain(leads[name], crossed[name], there[name])) for name in leads}
     verdict = {
         (True, True): "is ahead of DIP and of DDPM",
         (False, True): "is ahead of DIP, and of DDPM not surely",
@@ -869,9 +869,10 @@ def _finding_restoration(e: Evidence) -> str:
     return (
         f"**Where only a measurement is seen, the hybrid {verdict}**: over {_tasks(e)} "
         f"({counted(images, 'photograph')} at {size:.0f}², {counted(seeds, 'seed')}), in {n - classical:.0f} of which "
-        f"a classical method is as good, it ends {_db(leads['DIP'])} over DIP alone, {_db(leads['DDPM'])} over DDPM (a "
-        f"variant of DiffPIR) at its best, at {speed:.1f}× the speed, and {_db(handed)} over DDPM's own result, handed "
-        f"over in DIP's place (one seed); with its start chosen by the kind of task it is {_db(chosen)} over DDPM."
+        f"a classical method is as good, it ends {_db(leads['DIP'])} over DIP, {_db(leads['DDPM'])} over DDPM at "
+        f"its best, at {speed:.1f}× the speed, and {_db(handed)} over DDPM's result handed over (one seed); on "
+        f"{_unseen(e)} {there['DIP']:+.2f}, {there['DDPM']:+.2f} and {there['handed']:+.2f} dB; with its start chosen "
+        f"{_db(chosen)} over DDPM."
     )
 
 
