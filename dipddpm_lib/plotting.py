@@ -330,6 +330,8 @@ def _img(data: bytes, kind: str, alt: str) -> str:
 def _data_url(data: bytes, kind: str) -> str:
     if kind == "image/svg+xml":  # as text it is a quarter shorter than in base64
         text = re.sub(r"<!--.*?-->", "", data.decode(), flags=re.DOTALL)
+        # a hundredth of a point is seen by nobody; a glyph's scale is no place, and stays whole
+        text = re.sub(r"(?<!scale\()\b(\d+\.\d\d)\d+", r"\1", text)
         text = text if "'" in text else text.replace('"', "'")
         content = "," + urllib.parse.quote(re.sub(r"\n\s*", " ", text), safe=" ',:;=/()!*$@?+~")
     else:
