@@ -330,13 +330,19 @@ def _img(data: bytes, kind: str, alt: str) -> str:
 def _data_url(data: bytes, kind: str) -> str:
     if kind == "image/svg+xml":  # as text it is a quarter shorter than in base64
         text = re.sub(r"<!--.*?-->", "", data.decode(), flags=re.DOTALL)
-        # a hundredth of a point is seen by nobody; a glyph's scale is no place, and stays whole
-        text = re.sub(r"(?<!scale\()\b(\d+\.\d\d)\d+", r"\1", text)
+        text = _shorter(text)
         text = text if "'" in text else text.replace('"', "'")
         content = "," + urllib.parse.quote(re.sub(r"\n\s*", " ", text), safe=" ',:;=/()!*$@?+~")
     else:
         content = ";base64," + base64.b64encode(data).decode()
     return f"data:{kind}{content}"
+
+
+def _shorter(svg: str) -> str:
+    """Without what nobody sees: thousandths of a point, the names of groups, spaces beside a path's commands."""
+    svg = re.sub(r"(?<!scale\()\b(\d+\.\d\d)\d+", r"\1", svg)  # a glyph's scale is no place, and stays whole
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    return re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"\s*([MLQCz])\s*", r"\1", path[0]), svg)
 
 
 def _display_figure(label: str, kind: str, body: str, caption: str) -> None:

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import urllib.request
@@ -86,6 +87,29 @@ def test_a_figure_has_anchor_caption_and_alt_text(page: Callable[[], html.HtmlEl
         assert data.startswith(start)
         if not raster:
             assert etree.fromstring(data).tag == "{http://www.w3.org/2000/svg}svg"
+
+
+def test_a_figure_of_lines_is_written_short_and_draws_the_same() -> None:
+    figure = sample()
+    plain = io.StringIO()
+    figure.savefig(plain, format="svg")
+    short = plotting._shorter(plain.getvalue())
+    assert len(short) < 0.9 * len(plain.getvalue())
+    both = [etree.fromstring(text.encode()) for text in (plain.getvalue(), short)]
+    for name in ("path", "use", "g", "clipPath"):
+        assert len({len(root.findall(f".//{{*}}{name}")) for root in both}) == 1
+    number = re.compile(r"-?\d+(?:\.\d+)?")
+    for attribute in ("d", "x", "y", "transform", "style", "clip-path", "id"):
+        long, brief = ([e.get(attribute) for e in root.iter() if e.get(attribute)] for root in both)
+        if attribute == "id":
+            assert {*brief} < {*long}
+            used = {e.get("{http://www.w3.org/1999/xlink}href", "#")[1:] for e in both[1].iter("{*}use")}
+            assert used <= {*brief}, "what is drawn by name has kept it"
+            continue
+        for whole, rounded in zip(long, brief, strict=True):
+            a, b = ([float(n) for n in number.findall(text)] for text in (whole, rounded))
+            assert a == pytest.approx(b, abs=0.01)
+            assert re.sub(r"[\d.\s-]", "", whole) == re.sub(r"[\d.\s-]", "", rounded)
 
 
 BEST_OF_COLUMN = " Bold: the best of its column, and all whose interval meets its own."
