@@ -13,7 +13,9 @@ from typing import Any
 
 import nbformat
 from jinja2 import pass_context
-from nbconvert import HTMLExporter
+from nbconvert import HTMLExporter, TemplateExporter
+from nbconvert.filters.highlight import Highlight2HTML
+from nbconvert.filters.widgetsdatatypefilter import WidgetsDataTypeFilter
 from traitlets.config import Config
 
 from assembly import assemble
@@ -87,6 +89,23 @@ class ReportExporter(HTMLExporter):
         """nbconvert's, and the one for computed prose."""
         yield from super().default_filters()
         yield "computed2html", self.computed2html
+
+    def from_notebook_node(  # type: ignore[override]  # as nbconvert's own is not what its supertype says
+        self, nb: nbformat.NotebookNode, resources: dict[str, Any] | None = None, **more: Any
+    ) -> tuple[str, dict[str, Any]]:
+        """As HTMLExporter's, but for its reading the whole page once more, which takes seconds.
+
+        It does that for texts of pictures and focus in JupyterLab's own template; ours has the ones and not the other.
+        """
+        known = nb.metadata.get("language_info", {})
+        language = known.get("pygments_lexer", known.get("name"))
+        resources = self._init_resources(resources)
+        self.register_filter("highlight_code", Highlight2HTML(pygments_lexer=language, parent=self))
+        chosen = WidgetsDataTypeFilter(notebook_metadata=self._nb_metadata, parent=self, resources=resources)
+        self.register_filter("filter_data_type", chosen)
+        body, resources = TemplateExporter.from_notebook_node(self, nb, resources, **more)
+        # lxml does not know that a source holds nothing, and would put the picture that follows into it
+        return re.sub(r"(<source\b[^>]*[^/])>", r"\1/>", body), resources
 
     @pass_context
     def markdown2html(self, context: Any, source: str) -> str:
