@@ -4,7 +4,7 @@
 scores. These are all photographs of two Debian packages that nothing else here uses; the methods are those of
 `07_restoration` as `make paper` runs them, with one seed, and every task counts.
 
-WORKERS=all python benchmarks/fresh.py    # writes fresh.json, which Appendix C shows; fetches the packages (apt-get)
+WORKERS=all python benchmarks/fresh.py    # writes fresh.json, which 07 shows; fetches the packages (apt-get)
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dipddpm_lib.ddpm import SampleConfig
 from dipddpm_lib.dip import DIPConfig
 from dipddpm_lib.hybrid import HybridConfig
 from dipddpm_lib.schedules import NoiseSchedule
+from dipddpm_lib.types import require
 
 PACKAGES = {
     "lxqt-themes": """
@@ -53,8 +54,10 @@ def fetch(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     roots = {package: unpacked(package, folder) for package in PACKAGES}
     named = [(roots[package], name) for package, names in PACKAGES.items() for name in names.split()]
-    # an icon may have the same name
-    return [max(root.rglob(name), key=lambda file: file.stat().st_size) for root, name in named]
+    found = [[*root.rglob(name)] for root, name in named]
+    gone = [name for (_, name), files in zip(named, found, strict=True) if not files]
+    require(not gone, f"photographs: {', '.join(gone)} not in the packages under {folder}; expected Debian 12's")
+    return [max(files, key=lambda file: file.stat().st_size) for files in found]  # an icon may have the same name
 
 
 def cells(photograph: Path, task: str, seed: int) -> list[Cell]:

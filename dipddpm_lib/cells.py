@@ -22,7 +22,7 @@ Config = DIPConfig | SampleConfig | HybridConfig | ClassicalConfig
 BUNDLED_CHANNELS = TrainConfig.bundled().channels
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def _read(image: str, size: int, written: int) -> Image:
     """written: when the file last changed"""
     return images.load(image, size)

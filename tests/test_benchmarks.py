@@ -742,6 +742,14 @@ def test_a_record_of_fresh_photographs_is_what_each_method_comes_to(
     assert calls == [3 + short.sample.steps, 3 + short.calls]
 
 
+def test_a_package_without_its_photographs_is_refused_by_their_names(
+    packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fresh, "PACKAGES", {"wallpapers": "one.png three.png"})
+    with pytest.raises(InputError, match=r"three\.png not in the packages"):
+        fresh.fetch(packages)
+
+
 def test_the_fresh_photographs_have_taken_part_in_nothing() -> None:
     """None of the packages is one of those that the priors, the searches or the figures draw on."""
     assert not fresh.PACKAGES.keys() & {*train_priors.PACKAGES, "gcompris-qt-data"}
