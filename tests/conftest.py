@@ -6,6 +6,7 @@ import ast
 import os
 import random
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -171,6 +172,19 @@ def playground_parameters() -> dict[str, Any]:
     (cell,) = [c for c in notebook.cells if "parameters" in c.metadata.get("tags", [])]
     assigned = [node for node in ast.parse(cell.source).body if isinstance(node, ast.AnnAssign) and node.value]
     return {node.target.id: ast.literal_eval(node.value) for node in assigned}  # type: ignore[union-attr]
+
+
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the page and the PDF lie that the project hands out: `make report` puts a reader's own in their place."""
+    report = Path(__file__).resolve().parents[1] / "report"
+    if "preset</th><td>paper</td>" in (report / "index.html").read_text(encoding="utf-8"):
+        return report
+    folder = tmp_path_factory.mktemp("committed")
+    for name in ("index.html", "report.pdf"):
+        kept = subprocess.run(["git", "show", f"HEAD:./{name}"], cwd=report, capture_output=True, check=True).stdout
+        (folder / name).write_bytes(kept)
+    return folder
 
 
 @pytest.fixture

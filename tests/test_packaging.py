@@ -373,11 +373,11 @@ def test_an_audit_fails_the_check_where_it_finds_a_fault(status: int, tmp_path: 
 # Layers ---------------------------------------------------------------------------------------------------------------
 
 
-def test_the_readme_tells_the_finding_of_the_page() -> None:
+def test_the_readme_tells_the_finding_of_the_page(committed: Path) -> None:
     """In the words of the rendered report: its numbers are computed, and the README may not lag behind."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     part = readme.split("## What it found")[1].split("\n## ")[0]
-    page = lxml.html.fromstring((ROOT / "report" / "index.html").read_text(encoding="utf-8"))
+    page = lxml.html.fromstring((committed / "index.html").read_text(encoding="utf-8"))
     text, said = (" ".join(part.text_content().split()) for part in (page, page.get_element_by_id("finding")))
     items = [item.split("\n\n")[0] for item in part.split("\n- ")[1:]]
     told = [" ".join(item.replace("**", "").split()) for item in items]

@@ -1162,8 +1162,8 @@ def test_what_is_printed_has_jpeg_for_webp_and_no_link_to_a_file() -> None:
         assert max(abs(a - b) for a, b in zip(picture.getpixel((3, 2)), (200, 100, 50), strict=True)) <= 4
 
 
-def test_the_committed_pdf_has_an_outline_and_names_no_place_of_a_machine() -> None:
-    printed = (REPORT / "report.pdf").read_bytes()
+def test_the_committed_pdf_has_an_outline_and_names_no_place_of_a_machine(committed: Path) -> None:
+    printed = (committed / "report.pdf").read_bytes()
     assert re.search(rb"/Type */Outlines|/Outlines \d", printed), "no outline"
     assert b"file:" not in printed
 
@@ -1210,10 +1210,10 @@ def test_pages_are_a4_numbered_full_and_without_code(render: Render, tmp_path: P
     assert all(f"row {i} " in text for i in range(70))
 
 
-def test_the_committed_pdf_is_printed_as_well(tmp_path: Path) -> None:
+def test_the_committed_pdf_is_printed_as_well(committed: Path, tmp_path: Path) -> None:
     """No older than the page: it tells the same finding."""
-    pages = pages_of(REPORT / "report.pdf", tmp_path)
-    finding = tree((REPORT / "index.html").read_text(encoding="utf-8")).get_element_by_id("finding")
+    pages = pages_of(committed / "report.pdf", tmp_path)
+    finding = tree((committed / "index.html").read_text(encoding="utf-8")).get_element_by_id("finding")
     told = re.sub(r"[^\w.]", "", " ".join(pages[:2]))
     for strong in finding.xpath(".//strong"):
         assert re.sub(r"[^\w.]", "", strong.text_content()) in told
@@ -1353,8 +1353,8 @@ def test_on_paper_every_figure_is_less_than_half_a_page(render: Render, tmp_path
 
 
 @pytest.mark.global_random
-def test_the_committed_page_opens_at_once_and_asks_for_nothing(visit: Visit, tmp_path: Path) -> None:
-    index = REPORT / "index.html"
+def test_the_committed_page_opens_at_once_and_asks_for_nothing(committed: Path, visit: Visit, tmp_path: Path) -> None:
+    index = committed / "index.html"
     assert index.stat().st_size < 6e6
     root = tree(index.read_text(encoding="utf-8"))
     for script in root.xpath("//script"):
